@@ -157,8 +157,9 @@ class Launcher:
     """`kubevirt.io/migrationJobUID`; stays for ever, also once the pod is the source of a later migration."""
     ephemeral: bool
     """A temporary pod that provisions volumes (`kubevirt.io/ephemeral-provisioning`)."""
-    macs: tuple[tuple[str, str], ...]
-    """(interface in the pod, MAC) from the network-status annotation; the pod network's is `eth0`."""
+    attached: tuple[tuple[str, str, str], ...]
+    """(interface in the pod, network, MAC) from the network-status annotation; the pod network's interface is `eth0`, a
+    secondary network is the NAD's `namespace/name`."""
 
     @property
     def key(self) -> VmKey:
@@ -296,7 +297,7 @@ def launcher(obj: Mapping[str, Any]) -> Launcher:
         phase=_dict(obj.get("status")).get("phase") or "",
         migration_uid=labels.get("kubevirt.io/migrationJobUID") or "",
         ephemeral="kubevirt.io/ephemeral-provisioning" in annotations,
-        macs=_network_status(annotations.get("k8s.v1.cni.cncf.io/network-status")),
+        attached=_network_status(annotations.get("k8s.v1.cni.cncf.io/network-status")),
     )
 
 
@@ -352,13 +353,21 @@ def _is_network_key(key: str) -> bool:
     return domain == "ovn.kubernetes.io" or (domain.endswith(".kubernetes.io") and domain.count(".") >= 3)
 
 
-_BINDINGS = {"bridge": "bridge", "masquerade": "masquerade", "passtBinding": "passt", "passt": "passt", "sriov": "sriov"}
+_BINDINGS = {
+    "bridge": "bridge",
+    "masquerade": "masquerade",
+    "passtBinding": "passt",
+    "passt": "passt",
+    "sriov": "sriov",
+}
 
 
 def _interfaces(spec: Mapping[str, Any], namespace: str) -> tuple[Interface, ...]:
     """Interfaces joined with their networks by name. What matches no network, or is no dict, is KubeVirt's to refuse."""
     networks = {
-        entry.get("name"): entry for entry in spec.get("networks") or () if isinstance(entry, dict) and entry.get("name")
+        entry.get("name"): entry
+        for entry in spec.get("networks") or ()
+        if isinstance(entry, dict) and entry.get("name")
     }
     devices = _dict(_dict(spec.get("domain")).get("devices"))
     found = []
@@ -403,8 +412,8 @@ def _migration_state(state: object) -> MigrationState | None:
     )
 
 
-def _network_status(text: object) -> tuple[tuple[str, str], ...]:
-    """MACs of a pod's interfaces from Multus' network-status (the default network first in the list, on `eth0`)."""
+def _network_status(text: object) -> tuple[tuple[str, str, str], ...]:
+    """(interface, network, MAC) of a pod's interfaces from Multus' network-status annotation."""
     if not isinstance(text, str) or not text:
         return ()
     try:
@@ -413,8 +422,8 @@ def _network_status(text: object) -> tuple[tuple[str, str], ...]:
         return ()
     found = []
     for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict) and entry.get("mac"):
-            name = "eth0" if entry.get("default") else entry.get("interface")
-            if name:
-                found.append((name, entry["mac"]))
+        if isinstance(entry, dict):
+            interface = "eth0" if entry.get("default") else _text(entry.get("interface"))
+            if interface:
+                found.append((interface, _text(entry.get("name")), _text(entry.get("mac"))))
     return tuple(found)

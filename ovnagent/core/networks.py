@@ -1,0 +1,117 @@
+"""The configured networks: which logical switch, which subnets, and which of a VM's interfaces attach to them."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class AddressRange(NamedTuple):
+    """First to last address, both included, of one family."""
+
+    first: IPAddress
+    last: IPAddress
+
+    def __contains__(self, ip: object) -> bool:
+        return type(ip) is type(self.first) and self.first <= ip <= self.last  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}..{self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """The addresses of one family on a network."""
+
+    cidr: IPNetwork
+    gateway: IPAddress | None = None
+    reserved: tuple[AddressRange, ...] = ()
+
+    @property
+    def version(self) -> int:
+        return self.cidr.version
+
+    def __contains__(self, ip: object) -> bool:
+        return type(ip) is type(self.cidr.network_address) and ip in self.cidr
+
+    @property
+    def first(self) -> int:
+        """The lowest address that a port may have, as a number: not the network address, and in IPv6 not the
+        subnet-router anycast address (RFC 4291, 2.6.1)."""
+        return int(self.cidr.network_address) + 1
+
+    @property
+    def last(self) -> int:
+        """The highest address that a port may have, as a number."""
+        return int(self.cidr.broadcast_address) - (1 if self.version == 4 else 0)
+
+    @property
+    def size(self) -> int:
+        """How many addresses ports may have. Reserved ranges may overlap each other; none is counted twice."""
+        taken = {int(self.gateway)} if self.gateway is not None else set()
+        spans = sorted((max(int(span.first), self.first), min(int(span.last), self.last)) for span in self.reserved)
+        count, reached = self.last - self.first + 1, self.first - 1
+        for first, last in spans:
+            first = max(first, reached + 1)
+            if last >= first:
+                count -= last - first + 1
+                reached = last
+        return count - sum(1 for ip in taken if not any(first <= ip <= last for first, last in spans))
+
+    def refuse(self, ip: IPAddress) -> str | None:
+        """Why no port may have this address, as the rest of a sentence ("... which is reserved"), or None."""
+        if ip not in self:
+            return f"lies outside {self.cidr}; choose an address of that subnet"
+        if ip == self.gateway:
+            return f"is the gateway of {self.cidr}; choose another address"
+        if self.version == 4 and ip == self.cidr.broadcast_address:
+            return f"is the broadcast address of {self.cidr}; choose another address"
+        if ip == self.cidr.network_address:
+            return f"is the network address of {self.cidr}; choose another address"
+        for span in self.reserved:
+            if ip in span:
+                return f"is reserved ({span}) in {self.cidr}; choose another address"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of the configuration: a logical switch and who attaches to it."""
+
+    name: str
+    logical_switch: str
+    subnets: tuple[Subnet, ...]
+    """At most one per family, IPv4 first."""
+    pod_network: bool = False
+    nads: tuple[str, ...] = ()
+    """`namespace/name` of the NetworkAttachmentDefinitions that attach to it."""
+    port_security: bool = True
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """All configured networks, with the look-ups."""
+
+    all: tuple[Network, ...]
+    by_nad: Mapping[str, Network] = field(init=False)
+    pod: Network | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_nad", {nad: network for network in self.all for nad in network.nads})
+        object.__setattr__(self, "pod", next((network for network in self.all if network.pod_network), None))
+
+    def named(self, name: str) -> Network | None:
+        """By the network's own name, else by that of its logical switch."""
+        return next(
+            (network for network in self.all if network.name == name),
+            next((network for network in self.all if network.logical_switch == name), None),
+        )
+
+    def names(self) -> Iterable[str]:
+        return (network.name for network in self.all)

@@ -1,0 +1,26 @@
+"""What is wrong with a VM's wish, as a value: the reason and sentence of the Warning event on the VM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`waits_for` names what would have to become free for another try to succeed: addresses, MACs, pools."""
+
+    reason: str
+    """The Event's reason, CamelCase."""
+    message: str
+    waits_for: tuple[str, ...] = ()
+
+
+INVALID_REQUEST = "InvalidRequest"
+ADDRESS_CONFLICT = "AddressConflict"
+ADDRESS_REFUSED = "AddressRefused"
+MAC_CONFLICT = "MACConflict"
+MAC_MISMATCH = "MACMismatch"
+POOL_EXHAUSTED = "PoolExhausted"
+UNKNOWN_NETWORK = "UnknownNetwork"
+CHASSIS_UNKNOWN = "ChassisUnknown"
+PORT_REFUSED = "PortRefused"

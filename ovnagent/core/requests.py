@@ -1,0 +1,221 @@
+"""What a VM's owner asks for, interface by interface: the annotations, read and checked.
+
+A request that cannot be understood is a value too: its `errors` are sentences for the VM's owner, and nothing of it is
+granted. Kube-OVN's keys are accepted; docs/annotations.md lists them with examples.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import netaddr
+
+from ovnagent.core.networks import AddressRange, IPAddress
+from ovnagent.core.vm import ADDRESSES_ANNOTATION, Annotations, Interface
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for one interface. Empty fields ask for nothing; a `..._key` says where the value stands."""
+
+    ips: tuple[IPAddress, ...] = ()
+    """At most one per family."""
+    ips_key: str = ""
+    pool: tuple[AddressRange, ...] = ()
+    pool_key: str = ""
+    mac: str = ""
+    """Lower case, colons."""
+    mac_key: str = ""
+    network: str = ""
+    network_key: str = ""
+    port_security: bool | None = None
+    dhcpv4_options: str = ""
+    dhcpv6_options: str = ""
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def read(interface: Interface, annotations: Annotations) -> Request:
+    """The request for one interface."""
+    reader = _Reader(interface, dict(annotations))
+    ips_key, ips = reader.get("ip_address", parse_ips, ())
+    ips_key, ips = reader.ecosystem_addresses(ips_key, ips)
+    pool_key, pool = reader.get("ip_pool", parse_pool, ())
+    for ip in ips:
+        if pool and not any(ip in span for span in pool):
+            reader.errors.append(
+                f"{ips_key} asks for {ip}, which {pool_key} does not contain; change or remove one of them"
+            )
+    mac_key, mac = reader.get("mac_address", parse_mac, "")
+    mac_key, mac = reader.interface_mac(mac_key, mac)
+    network_key, network = reader.get("logical_switch", str.strip, "")
+    return Request(
+        ips=ips,
+        ips_key=ips_key,
+        pool=pool,
+        pool_key=pool_key,
+        mac=mac,
+        mac_key=mac_key,
+        network=network,
+        network_key=network_key,
+        port_security=reader.get("port_security", parse_bool, None)[1],
+        dhcpv4_options=reader.get("dhcp-v4-options", str.strip, "")[1],
+        dhcpv6_options=reader.get("dhcp-v6-options", str.strip, "")[1],
+        errors=tuple(reader.errors),
+        warnings=tuple(reader.warnings),
+    )
+
+
+class _Reader:
+    """Looks a key up under every name it may have for one interface, and collects what is wrong."""
+
+    def __init__(self, interface: Interface, annotations: dict[str, str | None]) -> None:
+        self.interface = interface
+        self.annotations = annotations
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+
+    def names(self, key: str) -> Iterator[tuple[str, ...]]:
+        """A key's names, the most specific first; the names of one tuple mean the same."""
+        if not self.interface.nad:
+            yield (f"ovn.kubernetes.io/{key}",)
+            return
+        namespace, _, nad = self.interface.nad.partition("/")
+        domains = (f"{nad}.{namespace}.ovn.kubernetes.io", f"{nad}.{namespace}.kubernetes.io")
+        yield tuple(f"{domain}/{key}.{self.interface.name}" for domain in domains)
+        yield tuple(f"{domain}/{key}" for domain in domains)
+
+    def get(self, key: str, parse: Callable[[str], T], default: T) -> tuple[str, T]:
+        """(the annotation's name, its value), or ("", default)."""
+        for names in self.names(key):
+            found = [(name, self.value(name, parse, default)) for name in names if name in self.annotations]
+            if not found:
+                continue
+            if any(value != found[0][1] for _, value in found):
+                self.errors.append(f"{found[0][0]} and {found[1][0]} differ; keep one of them")
+                return found[0][0], default
+            return found[0]
+        return "", default
+
+    def value(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        text = self.annotations[name]
+        if text is None:
+            self.errors.append(f"the value of annotation {name} is no string; put it in quotes")
+            return default
+        if not text.strip():
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.errors.append(f"{name}: {error}")
+            return default
+
+    def ecosystem_addresses(self, key: str, ips: tuple[IPAddress, ...]) -> tuple[str, tuple[IPAddress, ...]]:
+        """`network.kubevirt.io/addresses`, where no ovn key is given."""
+        if ADDRESSES_ANNOTATION not in self.annotations:
+            return key, ips
+        asked = self.value(ADDRESSES_ANNOTATION, lambda text: parse_addresses(text, self.interface.name), ())
+        if not asked:
+            return key, ips
+        if key and set(asked) != set(ips):
+            self.errors.append(f"{key} and {ADDRESSES_ANNOTATION} differ; keep one of them")
+        return key or ADDRESSES_ANNOTATION, ips or asked
+
+    def interface_mac(self, key: str, mac: str) -> tuple[str, str]:
+        """`interfaces[].macAddress`, where no annotation is given. The guest gets that MAC in any case."""
+        if not self.interface.mac:
+            return key, mac
+        field = f"macAddress of interface {self.interface.name}"
+        try:
+            own = parse_mac(self.interface.mac)
+        except ValueError as error:
+            if not key:
+                self.errors.append(f"{field}: {error}")
+            return key, mac
+        if key and mac and mac != own:
+            self.warnings.append(
+                f"{key} says {mac}, but {field} says {own} and that is what the guest gets; "
+                f"set macAddress to {mac} or remove the annotation"
+            )
+        return (key, mac) if mac else (field, own)
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+def parse_ips(text: str) -> tuple[IPAddress, ...]:
+    """`10.16.0.15`, `fd00::15` or both with a comma between: at most one address per family, IPv4 first.
+
+    Raises ValueError with a sentence that says what would be right."""
+    ips = tuple(_ip(part) for part in text.split(","))
+    for version in (4, 6):
+        if sum(1 for ip in ips if ip.version == version) > 1:
+            raise ValueError(f"{text!r} holds more than one IPv{version} address; give one per family")
+    return tuple(sorted(ips, key=lambda ip: ip.version))
+
+
+def parse_pool(text: str) -> tuple[AddressRange, ...]:
+    """`10.16.0.50..10.16.0.60`, single addresses, or a list of both (commas; Kube-OVN also writes semicolons).
+
+    Raises ValueError with a sentence."""
+    spans = []
+    for part in re.split("[,;]", text):
+        first, dots, last = part.partition("..")
+        span = AddressRange(_ip(first), _ip(last if dots else first))
+        if span.first.version != span.last.version or int(span.first) > int(span.last):
+            raise ValueError(
+                f"{part.strip()!r} is no range; write <first>..<last>, both of one family, the lower one first"
+            )
+        spans.append(span)
+    return tuple(spans)
+
+
+def parse_mac(text: str) -> str:
+    """A unicast MAC, in lower case with colons.
+
+    Raises ValueError with a sentence."""
+    if not netaddr.valid_mac(text.strip()) or len(re.sub("[^0-9a-fA-F]", "", text)) != 12:
+        raise ValueError(f"{text!r} is no MAC address; write it like 00:00:00:53:6b:b6")
+    mac = str(netaddr.EUI(text.strip(), dialect=netaddr.mac_unix_expanded))
+    if int(mac[:2], 16) & 1:
+        raise ValueError(f"{text!r} is a multicast MAC address; the first octet must be even")
+    if mac == "00:00:00:00:00:00":
+        raise ValueError(f"{text!r} is no address of an interface; write one like 00:00:00:53:6b:b6")
+    return mac
+
+
+def parse_bool(text: str) -> bool | None:
+    """`"true"` or `"false"`.
+
+    Raises ValueError with a sentence."""
+    try:
+        return {"true": True, "false": False}[text.strip().lower()]
+    except KeyError:
+        raise ValueError(f'{text!r} is neither "true" nor "false"') from None
+
+
+def parse_addresses(text: str, interface: str) -> tuple[IPAddress, ...]:
+    """This interface's entry of `network.kubevirt.io/addresses`; prefix lengths are allowed there and mean nothing.
+
+    Raises ValueError with a sentence."""
+    try:
+        entry = json.loads(text).get(interface, [])
+        if not all(isinstance(ip, str) for ip in entry):
+            raise TypeError
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(f'{text!r} is not of the form {{"<interface>": ["<address>"]}}') from None
+    return parse_ips(",".join(ip.partition("/")[0] for ip in entry)) if entry else ()
+
+
+def _ip(text: str) -> IPAddress:
+    try:
+        return ipaddress.ip_address(text.strip())
+    except ValueError:
+        raise ValueError(f"{text.strip()!r} is no IP address; write it like 10.16.0.15 or fd00::15") from None

@@ -1,0 +1,1 @@
+"""The OVN edge: rows become values here, once, and values become operations."""

@@ -1,0 +1,253 @@
+"""The Northbound database: snapshots of what concerns the agent, its lock, and its transactions.
+
+Of Logical_Switch_Port only two kinds of rows are copied: the agent's own, and foreign ones on its switches, whose
+addresses are taken. Snapshots are values; the IDL's rows never leave the connection's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ovs.db import idl as ovs_idl
+from ovsdbapp import exceptions
+from ovsdbapp.backend.ovs_idl import Backend, command, transaction
+
+from ovnagent.core.ports import PresentPort
+from ovnagent.core.vm import VmKey
+from ovnagent.ovn.changes import Change, Operation, operations
+from ovnagent.ovn.connection import Database, Tls
+from ovnagent.ovn.nb_replica import Listeners, NorthboundReplica
+
+LOG = logging.getLogger(__name__)
+
+COLUMNS = {
+    "Logical_Switch": ("name", "ports"),
+    "Logical_Switch_Port": (
+        "name",
+        "addresses",
+        "dynamic_addresses",
+        "port_security",
+        "type",
+        "enabled",
+        "options",
+        "external_ids",
+    ),
+    "Logical_Router_Port": ("name", "mac", "networks"),
+    "NB_Global": ("external_ids",),
+}
+COMMIT_SECONDS = 15
+
+
+class NotCommitted(Exception):
+    """Nothing was written, or nobody knows: no lock, no connection, no answer. The same facts will tell again."""
+
+
+class Northbound:
+    """What the reconciler sees of NB. All attributes are safe to read from any thread."""
+
+    def __init__(
+        self,
+        endpoints: str,
+        cluster: str,
+        switches: Iterable[str],
+        listeners: Listeners,
+        tls: Tls | None = None,
+    ) -> None:
+        self.cluster = cluster
+        self.lock_name = f"ovnagent-{cluster}"
+        self._wanted_switches = frozenset(switches)
+        self._listeners = listeners
+        self.database = Database("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls, listeners.everything)
+        self.transactions = 0
+
+    def _make(self, remote: str, helper: Any, leader_only: bool) -> NorthboundReplica:
+        return NorthboundReplica(remote, helper, leader_only, self.cluster, self._wanted_switches, self._listeners)
+
+    def start(self) -> None:
+        self.database.start()
+
+    def stop(self) -> None:
+        self.database.stop()
+
+    # -- state
+
+    @property
+    def _replica(self) -> NorthboundReplica | None:
+        idl: NorthboundReplica | None = self.database.idl
+        return idl
+
+    @property
+    def synced(self) -> bool:
+        """The copy is complete: own ports, foreign ports on the configured switches, and it is being kept up to date."""
+        replica = self._replica
+        return replica is not None and replica.complete
+
+    @property
+    def generation(self) -> int:
+        """Changes whenever the copy was thrown away and read again: what was read before is worth nothing."""
+        replica = self._replica
+        return replica.generation if replica is not None else -1
+
+    @property
+    def has_lock(self) -> bool:
+        replica = self._replica
+        return replica is not None and bool(replica.lock_name) and replica.has_lock and replica.monitoring
+
+    def acquire_lock(self) -> None:
+        """Contend for the lock; the database hands it over as soon as its holder's connection ends."""
+        self._set_lock(self.lock_name)
+
+    def release_lock(self) -> None:
+        self._set_lock(None)
+
+    def _set_lock(self, name: str | None) -> None:
+        replica = self._replica
+        if replica is None or replica.lock_name == name or not replica.monitoring:
+            return
+        with self.database.connection.lock:
+            replica.set_lock(name)
+        self.database.connection.txns.alert_notify()
+
+    # -- snapshots
+
+    @property
+    def ports(self) -> Mapping[str, PresentPort]:
+        """Port name -> row, of the agent's own."""
+        return self._replica.own if self._replica else {}
+
+    def ports_of(self, key: VmKey) -> tuple[PresentPort, ...]:
+        replica = self._replica
+        if replica is None:
+            return ()
+        return tuple(replica.own[name] for name in sorted(replica.names_of.get(key, ())) if name in replica.own)
+
+    def vm_keys(self) -> set[VmKey]:
+        """All VMs that have rows."""
+        return set(self._replica.names_of) if self._replica else set()
+
+    @property
+    def switches(self) -> Mapping[str, str]:
+        """Name -> UUID of the configured switches that exist."""
+        return self._replica.switches if self._replica else {}
+
+    def taken(self, switch: str) -> Mapping[str, str]:
+        """IP address -> phrase naming the foreign port that has it, on this switch."""
+        return self._replica.taken_ips.get(switch, {}) if self._replica else {}
+
+    def taken_macs(self, switch: str) -> Mapping[str, str]:
+        return self._replica.taken_macs.get(switch, {}) if self._replica else {}
+
+    @property
+    def foreign_names(self) -> Mapping[str, str]:
+        """Port name -> phrase naming whose it is, of foreign ports that are known."""
+        return self._replica.foreign_names if self._replica else {}
+
+    def global_external_id(self, key: str) -> str:
+        """A value of NB_Global's external_ids, or an empty string."""
+        return self._replica.global_ids.get(key, "") if self._replica else ""
+
+    def watch_names(self, names: set[str]) -> None:
+        """Port names that foreign rows on other switches have: watch those rows, so that their going wakes us."""
+        replica = self._replica
+        if replica is not None and replica.watched_names != names:
+            with self.database.connection.lock:
+                replica.watched_names = set(names)
+                replica.update_conditions()
+            self.database.connection.txns.alert_notify()
+
+    # -- writing
+
+    def commit(self, groups: Sequence[Sequence[Change]]) -> list[str | None]:
+        """One transaction for all groups (a group is a VM's, and atomic). For each group None, or why the database
+        refused it: a refused transaction is split until the bad group is alone.
+
+        Raises NotCommitted where nothing was written at all."""
+        errors: list[str | None] = [None] * len(groups)
+        self._commit([(index, group) for index, group in enumerate(groups) if group], errors)
+        return errors
+
+    def _commit(self, groups: list[tuple[int, Sequence[Change]]], errors: list[str | None]) -> None:
+        if not groups:
+            return
+        try:
+            self._transact(operations((change for _, group in groups for change in group), self.switches))
+        except KeyError as error:
+            refusal = f"logical switch {error} does not exist"
+        except Refused as error:
+            refusal = str(error)
+        else:
+            return
+        if len(groups) == 1:
+            errors[groups[0][0]] = refusal
+            return
+        half = len(groups) // 2
+        self._commit(groups[:half], errors)
+        self._commit(groups[half:], errors)
+
+    def set_global_external_id(self, key: str, value: str) -> None:
+        """Set (or with an empty value remove) a key in NB_Global's external_ids."""
+        mutations: list[Any] = [["external_ids", "delete", ["set", [key]]]]
+        if value:
+            mutations.append(["external_ids", "insert", ["map", [[key, value]]]])
+        self._transact([{"op": "mutate", "table": "NB_Global", "where": [], "mutations": mutations}])
+
+    def _transact(self, rows: list[Operation]) -> None:
+        connection = self.database.connection
+        if connection is None:
+            raise NotCommitted("not connected to the Northbound database")
+        self.transactions += 1
+        try:
+            status, error = _Transaction(_Api(connection), connection, rows).commit()
+        except exceptions.TimeoutException as timeout:
+            raise NotCommitted(f"no answer from the Northbound database within {COMMIT_SECONDS} s") from timeout
+        if status in (ovs_idl.Transaction.SUCCESS, ovs_idl.Transaction.UNCHANGED):
+            return
+        if status == ovs_idl.Transaction.ERROR:
+            raise Refused(error)
+        raise NotCommitted(f"Northbound transaction: {ovs_idl.Transaction.status_to_string(status)}")
+
+
+class Refused(Exception):
+    """The database understood the transaction and will not have it."""
+
+
+class _Api(Backend):  # type: ignore[misc]
+    """What ovsdbapp's transaction wants to know of its backend. (Backend keeps one connection a class; not here.)"""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    @property
+    def idl(self) -> Any:
+        return self._connection.idl
+
+
+class _Operations(command.BaseCommand):  # type: ignore[misc]
+    def __init__(self, api: _Api, rows: list[Operation]) -> None:
+        super().__init__(api)
+        self.rows = rows
+
+    def run_idl(self, txn: Any) -> None:
+        for row in self.rows:
+            txn.add_op(row)
+
+
+class _Transaction(transaction.Transaction):  # type: ignore[misc]
+    """One attempt. ovsdbapp's own tries again by itself, with rows computed from facts that may have changed since."""
+
+    def __init__(self, api: _Api, connection: Any, rows: list[Operation]) -> None:
+        super().__init__(api, connection, timeout=COMMIT_SECONDS, check_error=True)
+        self.add(_Operations(api, rows))
+
+    def commit(self) -> tuple[str, str]:
+        outcome: tuple[str, str] = super().commit()
+        return outcome
+
+    def do_commit(self) -> tuple[str, str]:
+        txn = ovs_idl.Transaction(self.api.idl)
+        for each in self.commands:
+            each.run_idl(txn)
+        status = txn.commit_block()
+        return status, txn.get_error() or ""

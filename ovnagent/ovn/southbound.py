@@ -1,0 +1,149 @@
+"""The Southbound database, read only: which chassis there are, and where the ports in migration are bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ovs.db import idl as ovs_idl
+
+from ovnagent.core.placement import Binding
+from ovnagent.ovn.connection import Database, Replica, Tls
+
+COLUMNS = {
+    "Chassis": ("name", "hostname"),
+    "Port_Binding": ("logical_port", "chassis", "additional_chassis", "options", "up"),
+}
+
+
+class SouthboundReplica(Replica):
+    """Runs in the connection's thread; its public attributes are replaced there as a whole."""
+
+    def __init__(
+        self,
+        remote: str,
+        helper: Any,
+        leader_only: bool,
+        bindings_changed: Callable[[set[str]], None],
+        chassis_changed: Callable[[], None],
+    ) -> None:
+        self.by_hostname: dict[str, tuple[str, ...]] = {}
+        self.bindings: dict[str, Binding] = {}
+        self.complete = False
+        self._bindings_changed = bindings_changed
+        self._chassis_changed = chassis_changed
+        self._dirty: set[str] = set()
+        self._chassis_dirty = True
+        super().__init__(remote, helper, leader_only)
+        self.watch(set())
+        self.on_update = self._updated
+
+    def watch(self, ports: set[str]) -> None:
+        self.cond_change("Port_Binding", [["logical_port", "==", port] for port in sorted(ports)])
+
+    def cleared(self) -> None:
+        self.complete = False
+        self._dirty |= self.bindings.keys()
+        self.bindings = {}
+        self._chassis_dirty = True
+
+    def notify(self, event: str, row: Any, updates: Any = None) -> None:
+        if row._table.name == "Chassis":
+            self._chassis_dirty = True
+            return
+        self._dirty.add(row.logical_port)
+        if event == ovs_idl.ROW_DELETE:
+            self.bindings.pop(row.logical_port, None)
+        else:
+            self.bindings[row.logical_port] = _binding(row)
+
+    def _updated(self) -> None:
+        if not self.monitoring:
+            if self.complete:
+                self.complete = False
+                self._chassis_changed()
+            return
+        if self._chassis_dirty or not self.complete:
+            self._chassis_dirty = False
+            self.complete = True
+            table: dict[str, list[str]] = {}
+            for row in self.tables["Chassis"].rows.values():
+                table.setdefault(row.hostname, []).append(row.name)
+            self.by_hostname = {hostname: tuple(sorted(names)) for hostname, names in table.items()}
+            for row in self.tables["Port_Binding"].rows.values():
+                self.bindings[row.logical_port] = _binding(row)
+            self._chassis_changed()
+        if self._dirty:
+            dirty, self._dirty = self._dirty, set()
+            self._bindings_changed(dirty)
+
+
+class Southbound:
+    """What the reconciler sees of SB. All attributes are safe to read from any thread."""
+
+    def __init__(
+        self,
+        endpoints: str,
+        bindings_changed: Callable[[set[str]], None],
+        chassis_changed: Callable[[], None],
+        tls: Tls | None = None,
+    ) -> None:
+        self._listeners = (bindings_changed, chassis_changed)
+        # Any member of a cluster will do: nothing is written here.
+        self.database = Database("OVN_Southbound", endpoints, COLUMNS, self._make, False, tls, chassis_changed)
+        self._watched: set[str] = set()
+        self._by_hostname: Mapping[str, tuple[str, ...]] = {}
+
+    def _make(self, remote: str, helper: Any, leader_only: bool) -> SouthboundReplica:
+        return SouthboundReplica(remote, helper, leader_only, *self._listeners)
+
+    def start(self) -> None:
+        self.database.start()
+
+    def stop(self) -> None:
+        self.database.stop()
+
+    @property
+    def _replica(self) -> SouthboundReplica | None:
+        replica: SouthboundReplica | None = self.database.idl
+        return replica
+
+    @property
+    def connected(self) -> bool:
+        """The copy is complete and being kept up to date."""
+        return self._replica is not None and self._replica.complete
+
+    @property
+    def chassis_by_hostname(self) -> Mapping[str, tuple[str, ...]]:
+        """Hostname -> chassis names. What was known last stands while the database is away."""
+        if self._replica is not None and self._replica.complete:
+            self._by_hostname = self._replica.by_hostname
+        return self._by_hostname
+
+    @property
+    def ever_synced(self) -> bool:
+        return self.connected or bool(self._by_hostname)
+
+    def watch(self, ports: set[str]) -> None:
+        """Watch the Port_Binding of these ports, and of no others."""
+        replica = self._replica
+        if replica is None or ports == self._watched:
+            return
+        self._watched = set(ports)
+        with self.database.connection.lock:
+            replica.watch(ports)
+        self.database.connection.txns.alert_notify()
+
+    def binding(self, port: str) -> Binding | None:
+        """Where a watched port is bound; None where that is not known."""
+        return self._replica.bindings.get(port) if self._replica is not None else None
+
+
+def _binding(row: Any) -> Binding:
+    activated = row.options.get("additional-chassis-activated", "")
+    return Binding(
+        chassis=row.chassis[0].name if row.chassis else "",
+        additional=tuple(sorted(chassis.name for chassis in row.additional_chassis)),
+        activated=tuple(name for name in activated.split(",") if name),
+        up=row.up == [True],
+    )

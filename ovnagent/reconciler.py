@@ -1,0 +1,264 @@
+"""Dirty VMs -> batch -> one transaction. The only place where Kubernetes and OVN meet.
+
+One thread. What happens elsewhere only says which VM to look at again (dirty.py); here all its facts are read, the rows
+that it should have are computed (core/plan.py) and compared with those present, and the difference is committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ovnagent.announce import Announcer
+from ovnagent.config import Config
+from ovnagent.core.addresses import Books, Foreign
+from ovnagent.core.placement import Binding, ChassisTable, Situation, Whereabouts, locate
+from ovnagent.core.plan import Case, Result, World, plan
+from ovnagent.core.ports import PresentPort
+from ovnagent.core.problems import PORT_REFUSED, Problem
+from ovnagent.core.vm import Facts, VmKey
+from ovnagent.dirty import Dirty
+from ovnagent.kube.kubernetes import Kubernetes
+from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, UpdatePort
+from ovnagent.ovn.northbound import Northbound, NotCommitted
+from ovnagent.ovn.southbound import Southbound
+from ovnagent.serve.metrics import Metrics
+from ovnagent.sweep import SweepGuard
+
+LOG = logging.getLogger(__name__)
+
+IDLE_SECONDS = 1.0
+"""How often the reconciler looks round when nothing happens (lock, staleness, metrics)."""
+CHUNK = 2000
+"""VMs in one transaction at most: 10,000 rows at once would hold up a migration that starts meanwhile."""
+RETRY_SECONDS = (0.05, 5.0)
+"""First and longest pause after a transaction that could not be committed."""
+REFUSED_RETRY_SECONDS = 30.0
+"""When a row that the database refused is tried again without any news of it."""
+STALE_SECONDS = 60.0
+"""An agent whose view of Kubernetes is older than this gives up the lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is remembered of a VM between two looks. No row depends on it but for the grace periods."""
+
+    where: Whereabouts
+    since: float
+    """Monotonic seconds."""
+    problems: tuple[Problem, ...] = ()
+    watched: frozenset[str] = frozenset()
+    """Its ports whose Port_Binding is watched: those of a VM in migration."""
+
+
+class Reconciler:
+    """Computes and commits. `run` is its thread; everything else may be called from any thread."""
+
+    def __init__(
+        self,
+        config: Config,
+        dirty: Dirty,
+        kube: Kubernetes,
+        northbound: Northbound,
+        southbound: Southbound,
+        announcer: Announcer,
+        metrics: Metrics,
+    ) -> None:
+        self.config = config
+        self.dirty = dirty
+        self.kube = kube
+        self.northbound = northbound
+        self.southbound = southbound
+        self.announcer = announcer
+        self.metrics = metrics
+        self.guard = SweepGuard(announcer, metrics)
+        self.books = Books(network.logical_switch for network in config.networks.all)
+        self.seen: dict[VmKey, Seen] = {}
+        self.waiting: defaultdict[str, set[VmKey]] = defaultdict(set)
+        """What would have to become free (Problem.waits_for) -> the VMs that wait for it."""
+        self.leading = False
+        self.failures = 0
+        self.stopping = False
+        self.in_sync = False
+        """The first look at every VM is done."""
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Until `stop`. An error in here is a bug: it ends the agent, and a standby or a restart takes over."""
+        while not self.stopping:
+            if not self._may_write():
+                self.dirty.pause(IDLE_SECONDS)
+                continue
+            batch, everything = self.dirty.take(IDLE_SECONDS)
+            if self.stopping:
+                return
+            if everything:
+                now = time.monotonic()
+                for key in self.kube.keys() | self.northbound.vm_keys() | self.seen.keys():
+                    batch.setdefault(key, now)
+            if batch or not self.in_sync:
+                self._reconcile(batch)
+
+    def stop(self) -> None:
+        """End `run` after the transaction under way."""
+        self.stopping = True
+        self.dirty.close()
+
+    def _may_write(self) -> bool:
+        """Nothing is written, and so nothing deleted, before both sides are complete and the lock is ours."""
+        if not self.kube.synced:
+            return False
+        if max(self.kube.stale.values(), default=0.0) > STALE_SECONDS:
+            if self.northbound.has_lock:
+                LOG.warning("lock released", extra={"reason": "the view of Kubernetes is stale; a standby may do better"})
+            self.northbound.release_lock()
+            return False
+        self.northbound.acquire_lock()
+        ready = self.northbound.synced and self.northbound.has_lock and self.southbound.ever_synced
+        if ready and not self.leading:
+            # Another agent may have granted addresses meanwhile: the books follow from the rows and records anew.
+            LOG.info("leading", extra={"reason": "holding the Northbound lock, all views complete"})
+            self.books = Books(network.logical_switch for network in self.config.networks.all)
+            self.in_sync = False
+            self.dirty.add_everything()
+        elif self.leading and not self.northbound.has_lock:
+            LOG.warning("not leading any more", extra={"reason": "the Northbound lock is lost"})
+        self.leading = ready or (self.leading and self.northbound.has_lock)
+        return ready
+
+    # -- one batch
+
+    def _reconcile(self, batch: Mapping[VmKey, float]) -> None:
+        started = time.monotonic()
+        facts = {key: self.kube.facts(key) for key in batch}
+        gone = {key for key in batch if facts[key].empty}
+        held = self.guard.held(gone, self.kube, self.northbound)
+        cases = [self._case(facts[key]) for key in batch if key not in held]
+        results = plan(cases, self._world())
+        self.metrics.reconciled(time.monotonic() - started)
+        for start in range(0, max(len(results), 1), CHUNK):
+            part = slice(start, start + CHUNK)
+            if not self._commit(results[part], cases[part], batch):
+                self.dirty.add(result.key for result in results[start:])
+                return
+        self.in_sync = True
+
+    def _case(self, facts: Facts) -> Case:
+        where = locate(facts)
+        now = time.monotonic()
+        seen = self.seen.get(facts.key)
+        if seen is None or seen.where != where:
+            seen = Seen(where, now, seen.problems if seen else (), seen.watched if seen else frozenset())
+            self.seen[facts.key] = seen
+        present = self.northbound.ports_of(facts.key)
+        bindings: dict[str, Binding] = {}
+        if self.southbound.connected:
+            bindings = {name: binding for name in seen.watched if (binding := self.southbound.binding(name))}
+        return Case(facts, where, now - seen.since, present, bindings)
+
+    def _world(self) -> World:
+        northbound = self.northbound
+        return World(
+            cluster=self.config.cluster,
+            networks=self.config.networks,
+            books=self.books,
+            chassis=ChassisTable(self.southbound.chassis_by_hostname, self.kube.node_chassis()),
+            foreign={
+                switch: Foreign(northbound.taken(switch), northbound.taken_macs(switch))
+                for switch in {network.logical_switch for network in self.config.networks.all}
+            },
+            names=northbound.foreign_names,
+            holders=northbound.ports,
+            nads=self.kube.nads(),
+        )
+
+    def _commit(self, results: Sequence[Result], cases: Sequence[Case], batch: Mapping[VmKey, float]) -> bool:
+        """Write the difference. False: nothing could be written, and all of it stays dirty."""
+        groups: list[list[Change]] = [self._missing_switches()]
+        groups += [changes(result, case.present) for result, case in zip(results, cases, strict=True)]
+        errors: Sequence[str | None] = [None] * len(groups)
+        if any(groups):
+            started = time.monotonic()
+            try:
+                errors = self.northbound.commit(groups)
+            except NotCommitted as error:
+                self._not_committed(error)
+                return False
+            self.metrics.committed(time.monotonic() - started, sum(map(len, groups)))
+        self.failures = 0
+        done = time.monotonic()
+        if errors[0]:
+            LOG.error("switch not created", extra={"reason": errors[0]})
+        for result, case, group, error in zip(results, cases, groups[1:], errors[1:], strict=True):
+            self._settled(result, case, group, error, done - batch[result.key])
+        self.southbound.watch({name for seen in self.seen.values() for name in seen.watched})
+        self.northbound.watch_names({wait.removeprefix("port ") for wait in self.waiting if wait.startswith("port ")})
+        return True
+
+    def _missing_switches(self) -> list[Change]:
+        present = self.northbound.switches
+        names = dict.fromkeys(network.logical_switch for network in self.config.networks.all)
+        return [CreateSwitch(name) for name in names if name not in present]
+
+    def _not_committed(self, error: NotCommitted) -> None:
+        first, longest = RETRY_SECONDS
+        pause = min(longest, first * 2**self.failures)
+        self.failures += 1
+        LOG.warning("not committed", extra={"reason": str(error), "retry_seconds": pause})
+        self.metrics.not_committed()
+        self.dirty.pause(pause)
+
+    def _settled(self, result: Result, case: Case, group: Sequence[Change], error: str | None, seconds: float) -> None:
+        """Remember, tell and schedule what follows from one VM's result."""
+        troubles = result.problems
+        if error:
+            troubles = (*troubles, refusal(result, error))
+            self.metrics.refused()
+        before = self.seen[result.key]
+        for problem in before.problems:
+            for what in problem.waits_for:
+                self.waiting[what].discard(result.key)
+                if not self.waiting[what]:
+                    del self.waiting[what]
+        for problem in troubles:
+            for what in problem.waits_for:
+                self.waiting[what].add(result.key)
+        for what in result.freed:
+            self.dirty.add(self.waiting.get(what, ()))
+        if result.owner is None and not result.wanted and not error:
+            del self.seen[result.key]
+        else:
+            self.seen[result.key] = Seen(before.where, before.since, troubles, watched(before.where, result))
+            if self.seen[result.key].watched - before.watched:
+                self.dirty.add((result.key,))  # once more, with what SB says
+        self.dirty.later(result.key, REFUSED_RETRY_SECONDS if error else result.look_again)
+        self.announcer.tell(result, case, () if error else group, troubles, before.problems, seconds)
+
+
+def changes(result: Result, present: Sequence[PresentPort]) -> list[Change]:
+    """The difference between the rows wanted and those present; empty where they agree."""
+    rows = {row.port.name: row for row in present}
+    found: list[Change] = [DeletePort(row) for row in result.obsolete]
+    for port in result.wanted:
+        row = rows.get(port.name)
+        if row is None:
+            found.append(CreatePort(port))
+        elif row.port != port:
+            found.append(UpdatePort(row, port))
+    return found
+
+
+def watched(where: Whereabouts, result: Result) -> frozenset[str]:
+    """The ports whose Port_Binding decides something: all of a VM in migration, and those that name two chassis still."""
+    moving = where.situation in (Situation.MIGRATING, Situation.SWITCHED)
+    return frozenset(port.name for port in result.wanted if moving or len(port.requested_chassis) > 1)
+
+
+def refusal(result: Result, error: str) -> Problem:
+    """The database refused the VM's rows, most often because somebody else's port has the name on another switch."""
+    names = ", ".join(port.name for port in result.wanted)
+    return Problem(PORT_REFUSED, f"OVN refused logical switch port {names}: {error}", tuple(f"port {p.name}" for p in result.wanted))
