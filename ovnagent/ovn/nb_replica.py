@@ -68,7 +68,6 @@ class NorthboundReplica(Replica):
         self._reset()
         super().__init__(remote, helper, leader_only)
         self._had_lock = False
-        self._awaited = 0
         self.update_conditions()
         self.on_update = self._updated
 
@@ -107,7 +106,7 @@ class NorthboundReplica(Replica):
             ports = [True]
         for table, condition in (("Logical_Switch", switches), ("Logical_Switch_Port", ports)):
             if self.tables[table].condition_state.latest != condition:
-                self._awaited = self.cond_change(table, condition)
+                self.cond_change(table, condition)
 
     # -- Logical_Switch.ports, from the protocol
 
@@ -155,6 +154,8 @@ class NorthboundReplica(Replica):
                 self._inventory_dirty = True
 
     def _notify_switch(self, row: Any, gone: bool) -> None:
+        if not gone and self.switches.get(row.name) == str(row.uuid):
+            return  # its ports changed; that has been noted
         if gone:
             self.switches.pop(row.name, None)
             for member in [member for member, switch in self._member_of.items() if switch == row.name]:
@@ -169,7 +170,7 @@ class NorthboundReplica(Replica):
         if gone:
             self._unowned.discard(row_id)
             return
-        external_ids = dict(row.external_ids)
+        external_ids = _column(row, "external_ids")
         if external_ids.get(CLUSTER) == self.cluster:
             self._unowned.discard(row_id)
             self._own(row_id, row, external_ids)
@@ -193,13 +194,13 @@ class NorthboundReplica(Replica):
 
     def _own(self, row_id: str, row: Any, external_ids: dict[str, str]) -> None:
         port = Port(
-            name=row.name,
+            name=_column(row, "name"),
             switch=self._member_of.get(row_id, ""),
-            addresses=tuple(sorted(row.addresses)),
-            port_security=tuple(sorted(row.port_security)),
-            type=row.type,
-            enabled=row.enabled != [False],
-            options=own_options(row.options, external_ids),
+            addresses=tuple(sorted(_column(row, "addresses"))),
+            port_security=tuple(sorted(_column(row, "port_security"))),
+            type=_column(row, "type"),
+            enabled=_column(row, "enabled") != [False],
+            options=own_options(_column(row, "options"), external_ids),
             external_ids=own_external_ids(external_ids),
         )
         self._own_names[row_id] = port.name
@@ -280,7 +281,7 @@ class NorthboundReplica(Replica):
         if self.has_lock != self._had_lock:
             self._had_lock = self.has_lock
             self._everything_dirty = True
-        if self.cond_seqno < self._awaited:
+        if not all(table.condition_state.acked == table.condition_state.latest for table in self.tables.values()):
             return  # rows that have been asked for are still to come
         if not self.complete:
             self.complete = self._everything_dirty = True
@@ -293,6 +294,12 @@ class NorthboundReplica(Replica):
         if self._dirty:
             dirty, self._dirty = self._dirty, set()
             self.listeners.changed(dirty)
+
+
+def _column(row: Any, column: str) -> Any:
+    """A column as a plain value. Row's own attribute access first looks for changes of an open transaction, which takes
+    three times as long: a second at 10,000 ports."""
+    return row._data[column].to_python(None)
 
 
 def _uuids(value: Any) -> Iterator[str]:

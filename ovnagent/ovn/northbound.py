@@ -7,6 +7,7 @@ addresses are taken. Snapshots are values; the IDL's rows never leave the connec
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ class Northbound:
         tls: Tls | None = None,
     ) -> None:
         self.cluster = cluster
-        self.lock_name = f"ovnagent-{cluster}"
+        # A lock's name is an <id> (RFC 7047, 3.1): letters, digits and underscores.
+        self.lock_name = "ovnagent_" + re.sub("[^a-zA-Z0-9]", lambda match: f"_{ord(match[0]):x}_", cluster)
         self._wanted_switches = frozenset(switches)
         self._listeners = listeners
         self.database = Database("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls, listeners.everything)
@@ -106,9 +108,7 @@ class Northbound:
         replica = self._replica
         if replica is None or replica.lock_name == name or not replica.monitoring:
             return
-        with self.database.connection.lock:
-            replica.set_lock(name)
-        self.database.connection.txns.alert_notify()
+        self.database.call(lambda: replica.set_lock(name))
 
     # -- snapshots
 
@@ -152,10 +152,8 @@ class Northbound:
         """Port names that foreign rows on other switches have: watch those rows, so that their going wakes us."""
         replica = self._replica
         if replica is not None and replica.watched_names != names:
-            with self.database.connection.lock:
-                replica.watched_names = set(names)
-                replica.update_conditions()
-            self.database.connection.txns.alert_notify()
+            replica.watched_names = set(names)
+            self.database.call(replica.update_conditions)
 
     # -- writing
 

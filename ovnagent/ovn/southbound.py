@@ -130,9 +130,7 @@ class Southbound:
         if replica is None or ports == self._watched:
             return
         self._watched = set(ports)
-        with self.database.connection.lock:
-            replica.watch(ports)
-        self.database.connection.txns.alert_notify()
+        self.database.call(lambda: replica.watch(ports))
 
     def binding(self, port: str) -> Binding | None:
         """Where a watched port is bound; None where that is not known."""
