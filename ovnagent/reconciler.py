@@ -10,9 +10,9 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ovnagent.announce import Announcer
+from ovnagent.announce import Announcer, object_ref
 from ovnagent.config import Config
 from ovnagent.core.addresses import Books, Foreign
 from ovnagent.core.placement import Binding, ChassisTable, Situation, Whereabouts, locate
@@ -23,7 +23,7 @@ from ovnagent.core.vm import Facts, VmKey
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, UpdatePort
-from ovnagent.ovn.northbound import Northbound, NotCommitted
+from ovnagent.ovn.northbound import Northbound, NotCommittedError
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
 from ovnagent.sweep import SweepGuard
@@ -46,6 +46,7 @@ STALE_SECONDS = 60.0
 class Seen:
     """What is remembered of a VM between two looks. No row depends on it but for the grace periods."""
 
+    facts: Facts
     where: Whereabouts
     since: float
     """Monotonic seconds."""
@@ -74,11 +75,13 @@ class Reconciler:
         self.southbound = southbound
         self.announcer = announcer
         self.metrics = metrics
-        self.guard = SweepGuard(announcer, metrics)
+        self.guard = SweepGuard(announcer.sweep_held)
         self.books = Books(network.logical_switch for network in config.networks.all)
         self.seen: dict[VmKey, Seen] = {}
         self.waiting: defaultdict[str, set[VmKey]] = defaultdict(set)
         """What would have to become free (Problem.waits_for) -> the VMs that wait for it."""
+        self.touched: set[VmKey] = set()
+        """VMs whose rows changed in NB, by whomever."""
         self.leading = False
         self.failures = 0
         self.stopping = False
@@ -108,6 +111,10 @@ class Reconciler:
         self.stopping = True
         self.dirty.close()
 
+    def troubled(self) -> list[VmKey]:
+        """VMs with an unsolved problem."""
+        return [key for key, seen in list(self.seen.items()) if seen.problems]
+
     def _may_write(self) -> bool:
         """Nothing is written, and so nothing deleted, before both sides are complete and the lock is ours."""
         if not self.kube.synced:
@@ -134,12 +141,16 @@ class Reconciler:
 
     def _reconcile(self, batch: Mapping[VmKey, float]) -> None:
         started = time.monotonic()
+        generation = self.northbound.generation
         facts = {key: self.kube.facts(key) for key in batch}
         gone = {key for key in batch if facts[key].empty}
         held = self.guard.held(gone, self.kube, self.northbound)
         cases = [self._case(facts[key]) for key in batch if key not in held]
         results = plan(cases, self._world())
-        self.metrics.reconciled(time.monotonic() - started)
+        self.metrics.reconcile.observe(time.monotonic() - started)
+        if generation != self.northbound.generation or not self.northbound.synced:
+            self.dirty.add_everything()  # the copy was thrown away under our hands: none of this may be true
+            return
         for start in range(0, max(len(results), 1), CHUNK):
             part = slice(start, start + CHUNK)
             if not self._commit(results[part], cases[part], batch):
@@ -151,9 +162,11 @@ class Reconciler:
         where = locate(facts)
         now = time.monotonic()
         seen = self.seen.get(facts.key)
-        if seen is None or seen.where != where:
-            seen = Seen(where, now, seen.problems if seen else (), seen.watched if seen else frozenset())
-            self.seen[facts.key] = seen
+        if seen is None:
+            seen = Seen(facts, where, now)
+        elif seen.where != where:
+            seen = replace(seen, where=where, since=now)
+        self.seen[facts.key] = seen
         present = self.northbound.ports_of(facts.key)
         bindings: dict[str, Binding] = {}
         if self.southbound.connected:
@@ -185,10 +198,12 @@ class Reconciler:
             started = time.monotonic()
             try:
                 errors = self.northbound.commit(groups)
-            except NotCommitted as error:
-                self._not_committed(error)
+            except NotCommittedError as failure:
+                self._not_committed(failure)
                 return False
-            self.metrics.committed(time.monotonic() - started, sum(map(len, groups)))
+            self.metrics.transaction.observe(time.monotonic() - started)
+            self.metrics.transactions.inc()
+            self.metrics.changes.inc(sum(map(len, groups)))
         self.failures = 0
         done = time.monotonic()
         if errors[0]:
@@ -202,14 +217,14 @@ class Reconciler:
     def _missing_switches(self) -> list[Change]:
         present = self.northbound.switches
         names = dict.fromkeys(network.logical_switch for network in self.config.networks.all)
-        return [CreateSwitch(name) for name in names if name not in present]
+        return [CreateSwitch(name, self.config.cluster) for name in names if name not in present]
 
-    def _not_committed(self, error: NotCommitted) -> None:
+    def _not_committed(self, error: NotCommittedError) -> None:
         first, longest = RETRY_SECONDS
         pause = min(longest, first * 2**self.failures)
         self.failures += 1
         LOG.warning("not committed", extra={"reason": str(error), "retry_seconds": pause})
-        self.metrics.not_committed()
+        self.metrics.not_committed_total.inc()
         self.dirty.pause(pause)
 
     def _settled(self, result: Result, case: Case, group: Sequence[Change], error: str | None, seconds: float) -> None:
@@ -217,7 +232,7 @@ class Reconciler:
         troubles = result.problems
         if error:
             troubles = (*troubles, refusal(result, error))
-            self.metrics.refused()
+            self.metrics.refused_rows.inc()
         before = self.seen[result.key]
         for problem in before.problems:
             for what in problem.waits_for:
@@ -232,11 +247,30 @@ class Reconciler:
         if result.owner is None and not result.wanted and not error:
             del self.seen[result.key]
         else:
-            self.seen[result.key] = Seen(before.where, before.since, troubles, watched(before.where, result))
+            self.seen[result.key] = replace(
+                before, facts=case.facts, problems=troubles, watched=watched(before.where, result)
+            )
             if self.seen[result.key].watched - before.watched:
                 self.dirty.add((result.key,))  # once more, with what SB says
+        if group and result.key in self.touched and before.facts == case.facts and not before.watched:
+            self.metrics.drift.inc(len(group))
+            LOG.warning("drift repaired", extra={"vm": result.key, "rows": len(group), "reason": "NB was changed by others"})
+        self.touched.discard(result.key)
+        if result.owner is None and case.facts.empty:
+            self.kube.store.forget(result.key)
+        self._record(result, case)
         self.dirty.later(result.key, REFUSED_RETRY_SECONDS if error else result.look_again)
         self.announcer.tell(result, case, () if error else group, troubles, before.problems, seconds)
+
+
+    def _record(self, result: Result, case: Case) -> None:
+        """The record on the VM follows behind the port."""
+        ref = object_ref(result, case)
+        if ref is None or not result.record:
+            return
+        holder = case.facts.vm if ref.kind == "VirtualMachine" else case.facts.vmi
+        if holder is not None and holder.record != result.record:
+            self.kube.records.put(ref, result.record)
 
 
 def changes(result: Result, present: Sequence[PresentPort]) -> list[Change]:

@@ -19,6 +19,8 @@ from ovnagent.core.networks import AddressRange, IPAddress
 from ovnagent.core.vm import ADDRESSES_ANNOTATION, Annotations, Interface
 
 T = TypeVar("T")
+NO_IPS: tuple[IPAddress, ...] = ()
+NO_RANGES: tuple[AddressRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,8 @@ class Request:
 def read(interface: Interface, annotations: Annotations) -> Request:
     """The request for one interface."""
     reader = _Reader(interface, dict(annotations))
-    ips_key, ips = reader.get("ip_address", parse_ips, ())
-    ips_key, ips = reader.ecosystem_addresses(ips_key, ips)
-    pool_key, pool = reader.get("ip_pool", parse_pool, ())
+    ips_key, ips = reader.ecosystem_addresses(*reader.get("ip_address", parse_ips, NO_IPS))
+    pool_key, pool = reader.get("ip_pool", parse_pool, NO_RANGES)
     for ip in ips:
         if pool and not any(ip in span for span in pool):
             reader.errors.append(
@@ -121,7 +122,7 @@ class _Reader:
         """`network.kubevirt.io/addresses`, where no ovn key is given."""
         if ADDRESSES_ANNOTATION not in self.annotations:
             return key, ips
-        asked = self.value(ADDRESSES_ANNOTATION, lambda text: parse_addresses(text, self.interface.name), ())
+        asked = self.value(ADDRESSES_ANNOTATION, lambda text: parse_addresses(text, self.interface.name), NO_IPS)
         if not asked:
             return key, ips
         if key and set(asked) != set(ips):

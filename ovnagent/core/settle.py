@@ -74,7 +74,7 @@ def _grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
     ):
         # Two claims by right on one address (a database restored over a living cluster): no silent second choice.
         text = f"{', '.join(map(str, claim.held.ips))} on record for this VM is held by VM {other.key}"
-        remedy = f"delete that VM, or ask for another address with an ip_address annotation"
+        remedy = "delete that VM, or ask for another address with an ip_address annotation"
         troubles.append(Problem(problems.ADDRESS_CONFLICT, f"{text}; {remedy}", tuple(map(str, claim.held.ips))))
     warnings = tuple(Problem(problems.MAC_MISMATCH, warning) for warning in _mac_warnings(claim))
     if troubles:

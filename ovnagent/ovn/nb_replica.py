@@ -97,7 +97,7 @@ class NorthboundReplica(Replica):
 
     def update_conditions(self) -> None:
         """Ask for the rows that are of interest now. Caller holds the connection's lock, or is its thread."""
-        switches = [["name", "==", name] for name in sorted(self.wanted_switches)]
+        switches: list[Any] = [["name", "==", name] for name in sorted(self.wanted_switches)]
         switches += [["ports", "includes", ["uuid", port]] for port in sorted(self._homeless)]
         ports: list[Any] = [["external_ids", "includes", ["map", [[CLUSTER, self.cluster]]]]]
         ports += [["name", "==", name] for name in sorted(self.watched_names)]
@@ -140,7 +140,7 @@ class NorthboundReplica(Replica):
 
     # -- rows
 
-    def notify(self, event: str, row: Any, updates: Any = None) -> None:
+    def notify(self, event: str, row: Any, updates: Any = None) -> None:  # noqa: ARG002 - the IDL's signature
         gone = event == ovs_idl.ROW_DELETE
         match row._table.name:
             case "Logical_Switch":
@@ -299,7 +299,7 @@ class NorthboundReplica(Replica):
 def _column(row: Any, column: str) -> Any:
     """A column as a plain value. Row's own attribute access first looks for changes of an open transaction, which takes
     three times as long: a second at 10,000 ports."""
-    return row._data[column].to_python(lambda atom, base: atom)
+    return row._data[column].to_python(lambda atom, _base: atom)
 
 
 def _uuids(value: Any) -> Iterator[str]:

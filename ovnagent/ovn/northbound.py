@@ -41,7 +41,7 @@ COLUMNS = {
 COMMIT_SECONDS = 15
 
 
-class NotCommitted(Exception):
+class NotCommittedError(Exception):
     """Nothing was written, or nobody knows: no lock, no connection, no answer. The same facts will tell again."""
 
 
@@ -161,7 +161,7 @@ class Northbound:
         """One transaction for all groups (a group is a VM's, and atomic). For each group None, or why the database
         refused it: a refused transaction is split until the bad group is alone.
 
-        Raises NotCommitted where nothing was written at all."""
+        Raises NotCommittedError where nothing was written at all."""
         errors: list[str | None] = [None] * len(groups)
         self._commit([(index, group) for index, group in enumerate(groups) if group], errors)
         return errors
@@ -173,7 +173,7 @@ class Northbound:
             self._transact(operations((change for _, group in groups for change in group), self.switches))
         except KeyError as error:
             refusal = f"logical switch {error} does not exist"
-        except Refused as error:
+        except RefusedError as error:
             refusal = str(error)
         else:
             return
@@ -194,20 +194,20 @@ class Northbound:
     def _transact(self, rows: list[Operation]) -> None:
         connection = self.database.connection
         if connection is None:
-            raise NotCommitted("not connected to the Northbound database")
+            raise NotCommittedError("not connected to the Northbound database")
         self.transactions += 1
         try:
             status, error = _Transaction(_Api(connection), connection, rows).commit()
         except exceptions.TimeoutException as timeout:
-            raise NotCommitted(f"no answer from the Northbound database within {COMMIT_SECONDS} s") from timeout
+            raise NotCommittedError(f"no answer from the Northbound database within {COMMIT_SECONDS} s") from timeout
         if status in (ovs_idl.Transaction.SUCCESS, ovs_idl.Transaction.UNCHANGED):
             return
         if status == ovs_idl.Transaction.ERROR:
-            raise Refused(error)
-        raise NotCommitted(f"Northbound transaction: {ovs_idl.Transaction.status_to_string(status)}")
+            raise RefusedError(error)
+        raise NotCommittedError(f"Northbound transaction: {ovs_idl.Transaction.status_to_string(status)}")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The database understood the transaction and will not have it."""
 
 

@@ -47,7 +47,7 @@ class SouthboundReplica(Replica):
         self.bindings = {}
         self._chassis_dirty = True
 
-    def notify(self, event: str, row: Any, updates: Any = None) -> None:
+    def notify(self, event: str, row: Any, updates: Any = None) -> None:  # noqa: ARG002 - the IDL's signature
         if row._table.name == "Chassis":
             self._chassis_dirty = True
             return

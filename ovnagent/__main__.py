@@ -1,0 +1,7 @@
+"""`python -m ovnagent`."""
+
+import sys
+
+from ovnagent.cli import main
+
+sys.exit(main())

@@ -1,0 +1,163 @@
+"""Builds the parts, connects them, starts and stops them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+from ovnagent.announce import Announcer
+from ovnagent.config import Config
+from ovnagent.core.placement import Situation
+from ovnagent.core.vm import VmKey
+from ovnagent.dirty import Dirty
+from ovnagent.kube.kubernetes import Kubernetes
+from ovnagent.ovn import json_parser
+from ovnagent.ovn.nb_replica import Listeners
+from ovnagent.ovn.northbound import Northbound
+from ovnagent.ovn.southbound import Southbound
+from ovnagent.reconciler import Reconciler
+from ovnagent.serve.http import Server
+from ovnagent.serve.metrics import Metrics
+
+LOG = logging.getLogger(__name__)
+
+STOP_SECONDS = 1.0
+STALE_SECONDS = 30.0
+"""A replica that has not been heard of for so long makes the agent not ready."""
+
+
+class Agent:
+    """One agent: `start`, then `stop`. Several may run for one cluster; the Northbound lock decides which of them writes."""
+
+    def __init__(self, config: Config) -> None:
+        self.metrics = Metrics()
+        self.dirty = Dirty()
+        self.kube = Kubernetes(
+            config.kubernetes,
+            changed=self.dirty.add,
+            everything=self.dirty.add_everything,
+            on_error=lambda kind, reason: self.metrics.watch_errors.labels(kind, reason).inc(),
+        )
+        self.northbound = Northbound(
+            config.northbound,
+            config.cluster,
+            {network.logical_switch for network in config.networks.all},
+            Listeners(self._rows_changed, self.dirty.add_everything, self._inventory_changed),
+            config.tls,
+        )
+        self.southbound = Southbound(config.southbound, self._bindings_changed, self.dirty.add_everything, config.tls)
+        self.announcer = Announcer(self.kube.events, self.metrics)
+        self.reconciler = Reconciler(
+            config, self.dirty, self.kube, self.northbound, self.southbound, self.announcer, self.metrics
+        )
+        self.config = config
+        self.failed = threading.Event()
+        """The reconciler has ended by an error: the process must end."""
+        self._thread = threading.Thread(target=self._reconcile, name="reconciler", daemon=True)
+        self.metrics.on_scrape(self._refresh)
+        self.server: Server | None = None
+        if config.port:
+            self.server = Server(config.address, config.port, self.metrics, self.reasons, self._thread.is_alive)
+
+    def start(self) -> None:
+        LOG.info("starting", extra={"cluster": self.config.cluster, "json_parser": json_parser.install()})
+        self.kube.start()
+        self.northbound.start()
+        self.southbound.start()
+        self._thread.start()
+        if self.server is not None:
+            self.server.start()
+
+    def stop(self) -> None:
+        """Within two seconds. The transaction under way is finished, the lock goes with the connection."""
+        LOG.info("stopping", extra={"reason": "asked to"})
+        self.reconciler.stop()
+        self._thread.join(STOP_SECONDS)
+        self.kube.stop(0.5)
+        if self.server is not None:
+            self.server.stop()
+
+    # -- what happens elsewhere only says which VM to look at again
+
+    def _rows_changed(self, keys: set[VmKey]) -> None:
+        self.reconciler.touched |= keys
+        self.dirty.add(keys)
+
+    def _bindings_changed(self, ports: set[str]) -> None:
+        self.dirty.add(row.port.vm for name in ports if (row := self.northbound.ports.get(name)) is not None)
+
+    def _inventory_changed(self) -> None:
+        """What others use changed: VMs that wait for something may get it now."""
+        self.dirty.add(self.reconciler.troubled())
+
+    def _reconcile(self) -> None:
+        try:
+            self.reconciler.run()
+        except Exception:
+            LOG.exception("the reconciler has failed; the agent ends, and a standby or a restart takes over")
+            self.failed.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # -- what the outside asks
+
+    def reasons(self) -> list[str]:
+        """Why the agent is not ready; empty if it is. A standby that follows everything is ready."""
+        found = []
+        if not self.kube.synced:
+            found.append("Kubernetes: not all kinds have been listed yet")
+        found += [
+            f"Kubernetes: {kind} not heard of for {age:.0f} s beyond the usual"
+            for kind, age in self.kube.stale.items()
+            if age > STALE_SECONDS
+        ]
+        if not self.northbound.synced:
+            found.append("Northbound: not connected, or the copy is not complete")
+        if not self.southbound.connected:
+            found.append("Southbound: not connected, or the copy is not complete")
+        for name, database in (("Northbound", self.northbound.database), ("Southbound", self.southbound.database)):
+            if database.age > STALE_SECONDS and database.idl is not None:
+                found.append(f"{name}: not heard of for {database.age:.0f} s")
+        if self.northbound.has_lock and not self.reconciler.in_sync:
+            found.append("the first reconciliation is not done")
+        return found
+
+    def _refresh(self) -> None:
+        metrics, reconciler = self.metrics, self.reconciler
+        metrics.ports.set(len(self.northbound.ports))
+        metrics.lock_held.set(self.northbound.has_lock)
+        metrics.sweep_held.set(reconciler.guard.held_ports)
+        metrics.records_pending.set(self.kube.record_writer.pending)
+        metrics.writes_dropped.labels("records").set(self.kube.record_writer.dropped)
+        metrics.writes_dropped.labels("events").set(self.kube.event_writer.dropped)
+        metrics.replica_age.labels("northbound").set(self.northbound.database.age)
+        metrics.replica_age.labels("southbound").set(self.southbound.database.age)
+        metrics.replica_age.labels("kubernetes").set(max(self.kube.stale.values(), default=0.0))
+        seen = list(reconciler.seen.values())
+        moving = (Situation.MIGRATING, Situation.SWITCHED)
+        metrics.open_migrations.set(sum(each.where.situation in moving for each in seen))
+        metrics.set_problems(problem.reason for each in seen for problem in each.problems)
+        metrics.pools(self.config.networks, reconciler.books)
+
+
+def run(config: Config) -> int:
+    """Run until SIGTERM or SIGINT; the process' exit status."""
+    agent = Agent(config)
+    done = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        done.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    agent.start()
+    done.wait()
+    started = time.monotonic()
+    agent.stop()
+    LOG.info("stopped", extra={"seconds": round(time.monotonic() - started, 2)})
+    return 1 if agent.failed.is_set() else 0
+
+

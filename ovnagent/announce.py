@@ -1,0 +1,110 @@
+"""Tells people what was done: one log line an action, Events on the VM, metrics."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from ovnagent.core.placement import Whereabouts
+from ovnagent.core.plan import Case, Result
+from ovnagent.core.ports import MIGRATION, Port
+from ovnagent.core.problems import Problem
+from ovnagent.kube.events import Events, ObjectRef
+from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
+from ovnagent.serve.metrics import Metrics
+
+LOG = logging.getLogger(__name__)
+
+
+class Announcer:
+    """Says what a committed result means."""
+
+    def __init__(self, events: Events, metrics: Metrics) -> None:
+        self._events = events
+        self._metrics = metrics
+
+    def sweep_held(self, message: str) -> None:
+        """On the agent's own pod where it is told which that is, else on its namespace."""
+        LOG.error("sweep held", extra={"reason": message})
+        namespace = os.environ.get("POD_NAMESPACE", "default")
+        pod, uid = os.environ.get("POD_NAME", ""), os.environ.get("POD_UID", "")
+        ref = ObjectRef("Pod", namespace, pod, uid) if pod else ObjectRef("Namespace", namespace, namespace, "")
+        self._events.warn(ref, "SweepHeld", message)
+
+    def tell(
+        self,
+        result: Result,
+        case: Case,
+        changes: Sequence[Change],
+        problems: Sequence[Problem],
+        before: Sequence[Problem],
+        seconds: float,
+    ) -> None:
+        """`seconds`: from the first news of the VM to the commit."""
+        ref = object_ref(result, case)
+        for change in changes:
+            match change:
+                case CreatePort(port):
+                    self._created(result, port, ref, seconds)
+                case UpdatePort(present, port):
+                    self._updated(result, case.where, present.port, port, ref, seconds)
+                case DeletePort(present):
+                    LOG.info("port deleted", extra={"vm": result.key, "port": present.port.name, "reason": "no VM uses it"})
+        for problem in problems:
+            if problem not in before:
+                LOG.warning("refused", extra={"vm": result.key, "why": problem.reason, "reason": problem.message})
+            if ref is not None:
+                self._events.warn(ref, problem.reason, problem.message)
+
+    def _created(self, result: Result, port: Port, ref: ObjectRef | None, seconds: float) -> None:
+        self._metrics.create_seconds.observe(seconds)
+        addresses = ", ".join(port.ips)
+        LOG.info(
+            "port created",
+            extra={
+                "vm": result.key,
+                "port": port.name,
+                "switch": port.switch,
+                "addresses": addresses,
+                "mac": port.mac,
+                "chassis": port.option("requested-chassis"),
+            },
+        )
+        if ref is not None:
+            text = f"{addresses} (MAC {port.mac}) on logical switch {port.switch}, port {port.name}"
+            self._events.normal(ref, "AddressAssigned", text)
+
+    def _updated(
+        self, result: Result, where: Whereabouts, old: Port, new: Port, ref: ObjectRef | None, seconds: float
+    ) -> None:
+        before, after = old.requested_chassis, new.requested_chassis
+        fields = {"vm": result.key, "port": new.name}
+        if before != after:
+            LOG.info("port placed", extra={**fields, "chassis": ",".join(after) or "none", "before": ",".join(before)})
+        if old.addresses != new.addresses:
+            LOG.info("port readdressed", extra={**fields, "addresses": " ".join(new.addresses)})
+            if ref is not None:
+                self._events.normal(ref, "AddressAssigned", f"{', '.join(new.ips)} (MAC {new.mac}), port {new.name}")
+        if len(after) == 2 and len(before) < 2:
+            self._metrics.target_seconds.observe(seconds)
+            self._say(ref, "MigrationPrepared", f"port {new.name} may be bound on {after[0]} and, announced, on {after[1]}")
+        if len(before) == 2 and len(after) == 1:
+            done = where.migration != "" and where.migration == old.external_id(MIGRATION)
+            reason = "MigrationDone" if done else "MigrationRolledBack"
+            self._say(ref, reason, f"port {new.name} is bound on {after[0]} alone")
+
+    def _say(self, ref: ObjectRef | None, reason: str, message: str) -> None:
+        if ref is not None:
+            self._events.normal(ref, reason, message)
+
+
+def object_ref(result: Result, case: Case) -> ObjectRef | None:
+    """The VM, or the VMI where there is no VM; None where neither is left."""
+    vm, vmi = case.facts.vm, case.facts.vmi
+    owner = result.owner
+    if owner is not None and owner.kind == "VirtualMachine" and vm is not None and vm.uid == owner.uid:
+        return ObjectRef("VirtualMachine", vm.namespace, vm.name, vm.uid)
+    if vmi is not None:
+        return ObjectRef("VirtualMachineInstance", vmi.namespace, vmi.name, vmi.uid)
+    return None

@@ -1,0 +1,1 @@
+"""The Kubernetes edge: objects become facts as they are read; records and Events go back."""
