@@ -59,32 +59,23 @@ class Qmp:
             if "error" in answer:
                 raise QmpError(f"{command}: {answer['error'].get('desc')}")
 
-    def wait_event(self, name: str, timeout_seconds: float) -> Event | None:
-        """The first event of this name since the connection was made; None if none comes in time."""
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            for event in self.events:
-                if event.name == name:
-                    return event
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return None
-            try:
-                self._receive(left)
-            except TimeoutError:
-                return None
+    def next_event(self) -> Event:
+        """Wait for the next event, for as long as it takes."""
+        while not self.events:
+            self._receive(None)
+        return self.events.pop(0)
 
     def close(self) -> None:
         self._socket.close()
 
-    def _receive(self, timeout_seconds: float) -> dict[str, Any]:
-        """The next message; events are kept as well."""
+    def _receive(self, timeout_seconds: float | None) -> dict[str, Any]:
+        """The next message; if it is an event, it is kept in `events` as well."""
         self._socket.settimeout(timeout_seconds)
         while b"\n" not in self._buffer:
             try:
                 piece = self._socket.recv(65536)
-            except TimeoutError:
-                raise
+            except TimeoutError as error:
+                raise QmpError("QEMU does not answer") from error
             except OSError as error:
                 raise QmpError(f"QEMU is gone: {error}") from error
             if not piece:
