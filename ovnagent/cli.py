@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import metadata
 from pathlib import Path
 
-from ovnagent import logs
+from ovnagent import __version__, logs
 from ovnagent.config import Config, ConfigError, load
 
 DESCRIPTION = """\
@@ -41,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "ovnagent", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"ovnagent {metadata.version('ovnagent')}")
+    parser.add_argument("--version", action="version", version=f"ovnagent {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser(

@@ -46,7 +46,8 @@ STALE_SECONDS = 60.0
 class Seen:
     """What is remembered of a VM between two looks. No row depends on it but for the grace periods."""
 
-    facts: Facts
+    facts: Facts | None
+    """Those of the last look that ended well."""
     where: Whereabouts
     since: float
     """Monotonic seconds."""
@@ -81,7 +82,9 @@ class Reconciler:
         self.waiting: defaultdict[str, set[VmKey]] = defaultdict(set)
         """What would have to become free (Problem.waits_for) -> the VMs that wait for it."""
         self.touched: set[VmKey] = set()
-        """VMs whose rows changed in NB, by whomever."""
+        """VMs whose rows changed in NB, by whomever, since the last look at them."""
+        self.drifted: set[VmKey] = set()
+        """Those of them that are in this batch."""
         self.leading = False
         self.failures = 0
         self.stopping = False
@@ -142,6 +145,8 @@ class Reconciler:
     def _reconcile(self, batch: Mapping[VmKey, float]) -> None:
         started = time.monotonic()
         generation = self.northbound.generation
+        self.drifted = self.touched & batch.keys()
+        self.touched -= self.drifted
         facts = {key: self.kube.facts(key) for key in batch}
         gone = {key for key in batch if facts[key].empty}
         held = self.guard.held(gone, self.kube, self.northbound)
@@ -163,7 +168,7 @@ class Reconciler:
         now = time.monotonic()
         seen = self.seen.get(facts.key)
         if seen is None:
-            seen = Seen(facts, where, now)
+            seen = Seen(None, where, now)
         elif seen.where != where:
             seen = replace(seen, where=where, since=now)
         self.seen[facts.key] = seen
@@ -252,10 +257,9 @@ class Reconciler:
             )
             if self.seen[result.key].watched - before.watched:
                 self.dirty.add((result.key,))  # once more, with what SB says
-        if group and result.key in self.touched and before.facts == case.facts and not before.watched:
+        if group and result.key in self.drifted and before.facts == case.facts and not before.watched:
             self.metrics.drift.inc(len(group))
             LOG.warning("drift repaired", extra={"vm": result.key, "rows": len(group), "reason": "NB was changed by others"})
-        self.touched.discard(result.key)
         if result.owner is None and case.facts.empty:
             self.kube.store.forget(result.key)
         self._record(result, case)

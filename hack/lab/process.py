@@ -90,10 +90,10 @@ def stop(pidfile: Path, seconds: float = STOP_SECONDS) -> None:
     pidfile.unlink(missing_ok=True)
 
 
-def stop_all(directory: Path) -> None:
+def stop_all(directory: Path, seconds: float = STOP_SECONDS) -> None:
     """End every process that has a pid file below a directory: also what an earlier run left there when it crashed."""
     for pidfile in sorted(directory.rglob("*.pid")):
-        stop(pidfile)
+        stop(pidfile, seconds)
 
 
 def send(pidfile: Path, number: signal.Signals) -> None:

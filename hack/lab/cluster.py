@@ -1,0 +1,141 @@
+"""Everything together: OVN, Kubernetes, and the agent as it runs in a cluster (as its own ServiceAccount)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+
+import yaml
+
+from hack.lab.kube import ControlPlane, free_ports
+from hack.lab.ovn import OvnLab
+from hack.lab.process import running, send, start, stop, wait_for
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RBAC = REPOSITORY / "deploy" / "base"
+CLUSTER = "lab"
+NETWORKS = [
+    {
+        "name": "pods",
+        "logicalSwitch": "ovn-default",
+        "podNetwork": True,
+        "subnets": [{"cidr": "10.16.0.0/16", "gateway": "10.16.0.1"}],
+    }
+]
+
+
+class Agent:
+    """An agent process."""
+
+    def __init__(self, directory: Path, config: dict[str, object], name: str = "agent") -> None:
+        self.name = name
+        self.directory = directory
+        self.port = free_ports(1)[0]
+        self.config = directory / f"{name}.yaml"
+        self.config.write_text(yaml.safe_dump({**config, "serve": {"address": "127.0.0.1", "port": self.port}}))
+        self.log = directory / f"{name}.log"
+        self.pidfile = directory / f"{name}.pid"
+
+    def start(self, ready: bool = True) -> Agent:
+        """Start it; `ready`: wait until it has done its first reconciliation."""
+        start(
+            [sys.executable, "-m", "ovnagent", "run", "--config", self.config],
+            self.log,
+            self.pidfile,
+            env={"PYTHONPATH": str(REPOSITORY)},
+        )
+        if ready:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, seconds: float = 20) -> None:
+        wait_for(self._ready, seconds, f"agent ready ({self.log})")
+
+    def _ready(self) -> bool:
+        if running(self.pidfile) is None:
+            raise RuntimeError(f"the agent has ended:\n{self.log.read_text()[-2000:]}")
+        return self.http("/readyz")[0] == 200
+
+    def http(self, path: str) -> tuple[int, str]:
+        """(status, body); status 0 while nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples."""
+        lines = self.http("/metrics")[1].splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+    def signal(self, number: signal.Signals) -> None:
+        send(self.pidfile, number)
+
+    def stop(self) -> None:
+        stop(self.pidfile)
+
+    def kill(self) -> None:
+        """As a crash does it."""
+        self.signal(signal.SIGKILL)
+        wait_for(lambda: running(self.pidfile) is None, 5, "agent killed")
+
+
+class Cluster:
+    """`with Cluster("t1") as cluster:` — OVN and Kubernetes are up; agents are started with `agent()`."""
+
+    def __init__(self, name: str, directory: Path | None = None, root: Path | None = None, audit: bool = False) -> None:
+        self.name = name
+        self.directory = directory or Path(tempfile.gettempdir()) / f"ovnagent-{name}"
+        self.ovn = OvnLab(name, self.directory / "ovn", root=root)
+        self.kube = ControlPlane(self.directory / "kube", audit=audit)
+        self.agents: list[Agent] = []
+
+    def __enter__(self) -> Cluster:
+        self.up()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+
+    def up(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.kube.up()
+            self.ovn.up()
+            self.kube.kubectl("apply", "-f", str(RBAC / "namespace.yaml"), "-f", str(RBAC / "rbac.yaml"))
+            self.credentials = self.kube.service_account_kubeconfig("ovnagent", "ovnagent")
+        except BaseException:
+            self.down()
+            raise
+
+    def down(self) -> None:
+        for agent in self.agents:
+            stop(agent.pidfile, 2)
+        self.agents.clear()
+        self.kube.down()
+        self.ovn.down()
+        if os.environ.get("KEEP_LOGS") != "1":
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def config(self, networks: list[dict[str, object]] | None = None) -> dict[str, object]:
+        """An agent's configuration for this cluster."""
+        return {
+            "cluster": CLUSTER,
+            "ovn": {"northbound": [self.ovn.nb_remote], "southbound": [self.ovn.sb_remote]},
+            "kubernetes": {"kubeconfig": str(self.credentials)},
+            "networks": networks or NETWORKS,
+        }
+
+    def agent(self, networks: list[dict[str, object]] | None = None, name: str = "agent") -> Agent:
+        """An agent, not started yet."""
+        agent = Agent(self.directory, self.config(networks), name)
+        self.agents.append(agent)
+        return agent
