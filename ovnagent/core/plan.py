@@ -295,8 +295,9 @@ class _Draft:
         secure = attachment.request.port_security
         if secure is None:
             secure = attachment.network.port_security
-        # The UID of a VMI that is gone does no harm, and leaving it spares a write at every stop.
-        vmi_uid = self.owner.vmi_uid or (present.external_id(ports.VMI_UID) if present else "")
+        # Written with the pin, and left there when the VMI goes: a UID of the past does no harm, a write of its own does.
+        vmi_uid = self.owner.vmi_uid if placement.requested else ""
+        vmi_uid = vmi_uid or (present.external_id(ports.VMI_UID) if present else "")
         external_ids = {
             ports.CLUSTER: self.world.cluster,
             ports.VM: str(self.owner.key),

@@ -1,0 +1,59 @@
+"""What tests need of the machine: root and programs. Missing on a laptop they are skipped, with the reason; in CI they fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
+PACKAGES = {
+    "ovn-nbctl": "ovn-central",
+    "ovn-controller": "ovn-host",
+    "ovs-vswitchd": "openvswitch-switch",
+    "ip": "iproute2",
+    "ethtool": "ethtool",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
+    "openssl": "openssl",
+}
+NEEDS = {
+    "integration": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool"),
+    "e2e": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "openssl"),
+    "lab": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "qemu-system-x86_64", "busybox", "openssl"),
+}
+
+
+def missing(programs: tuple[str, ...]) -> str:
+    """What this machine lacks, as a sentence; empty if nothing."""
+    absent = [f"{program} (package {PACKAGES[program]})" for program in programs if shutil.which(program) is None]
+    if absent:
+        return f"needs {', '.join(absent)}; hack/test installs them where it may"
+    return "" if os.geteuid() == 0 else "needs root (network namespaces)"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in NEEDS and (reason := missing(NEEDS[folder])):
+            item.add_marker(pytest.mark.unavailable(reason=reason))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("unavailable")
+    if marker is not None:
+        reason = marker.kwargs["reason"]
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def traces() -> Iterator[Path]:
+    """The recorded object streams of the real KubeVirt control plane."""
+    if not TRACES.is_dir():
+        pytest.skip(f"the recorded traces are not beside the checkout ({TRACES})")
+    yield TRACES

@@ -1,0 +1,269 @@
+"""The agent's core at a desk: Kubernetes objects in, rows out, with no database, no API server and no clock.
+
+Everything that decides is the real code (store, locate, plan, the difference to the rows present); what is imitated is
+only that a committed row is there afterwards.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ovnagent.core import vm
+from ovnagent.core.addresses import Books, Foreign
+from ovnagent.core.networks import AddressRange, Network, Networks, Subnet
+from ovnagent.core.placement import Binding, ChassisTable, Whereabouts, locate
+from ovnagent.core.plan import Case, Result, World, plan
+from ovnagent.core.ports import Port, PresentPort
+from ovnagent.core.problems import Problem
+from ovnagent.core.vm import VmKey
+from ovnagent.kube.store import Store
+from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
+from ovnagent.reconciler import changes
+
+REDUCERS: Mapping[str, Callable[[Mapping[str, Any]], vm.Fact]] = {
+    "virtualmachines": vm.virtual_machine,
+    "virtualmachineinstances": vm.instance,
+    "virtualmachineinstancemigrations": vm.migration,
+    "pods": vm.launcher,
+    "nodes": vm.node,
+}
+
+
+def network(
+    cidr: str = "10.16.0.0/16",
+    *more: str,
+    name: str = "pods",
+    switch: str = "ovn-default",
+    reserved: tuple[tuple[str, str], ...] = (),
+    pod_network: bool = True,
+    nads: tuple[str, ...] = (),
+) -> Network:
+    """A network whose gateways are the first addresses of its subnets."""
+    subnets = []
+    for text in (cidr, *more):
+        net = ipaddress.ip_network(text)
+        spans = tuple(
+            AddressRange(ipaddress.ip_address(first), ipaddress.ip_address(last))
+            for first, last in reserved
+            if ipaddress.ip_address(first) in net
+        )
+        subnets.append(Subnet(net, net[1], spans))
+    return Network(name, switch, tuple(subnets), pod_network, nads)
+
+
+class Desk:
+    """One agent at a desk. Nodes node1..node9 have the chassis chassis1..chassis9."""
+
+    def __init__(self, *networks: Network) -> None:
+        self.networks = Networks(networks or (network(),))
+        self.chassis = {f"node{number}": (f"chassis{number}",) for number in range(1, 10)}
+        self.foreign: dict[str, Foreign] = {}
+        self.names: dict[str, str] = {}
+        self.rows: dict[str, PresentPort] = {}
+        self.bindings: dict[str, Binding] = {}
+        self.records: dict[VmKey, str] = {}
+        self.problems: dict[VmKey, tuple[Problem, ...]] = {}
+        self.writes: list[Change] = []
+        self.now = 0.0
+        self._uuids = itertools.count(1)
+        self.dirty: set[VmKey] = set()
+        self.surroundings_changed = 0
+        self.store = Store(self.dirty.update, self._surroundings)
+        self.forget()
+
+    def _surroundings(self) -> None:
+        self.surroundings_changed += 1
+
+    def forget(self) -> None:
+        """As a restart does it: all memory is lost, the rows and the objects are still there."""
+        self.books = Books(network.logical_switch for network in self.networks.all)
+        self.seen: dict[VmKey, tuple[Whereabouts, float]] = {}
+        self.problems.clear()
+
+    def feed(self, event: str, resource: str, obj: Mapping[str, Any]) -> None:
+        """An event of a watch; nothing is computed yet."""
+        fact = REDUCERS[resource](obj)
+        if event == "DELETED":
+            self.store.delete(fact)
+        else:
+            self.store.put(fact)
+
+    def look(self, *keys: VmKey) -> list[Result]:
+        """Reconcile these VMs (all of them by default) in one batch; what is freed is looked at again."""
+        batch = set(keys) or self.store.keys() | {row.port.vm for row in self.rows.values()} | self.seen.keys()
+        self.dirty.clear()
+        world = World(
+            "lab",
+            self.networks,
+            self.books,
+            ChassisTable(self.chassis, self.store.node_chassis()),
+            self.foreign,
+            self.names,
+            self.rows,
+            self.store.nads(),
+        )
+        cases = [self._case(key) for key in sorted(batch)]
+        results = plan(cases, world)
+        again = set()
+        for result, case in zip(results, cases, strict=True):
+            for change in changes(result, case.present):
+                self._apply(change)
+            self.problems[result.key] = result.problems
+            if result.record:
+                self.records[result.key] = result.record
+            for other, troubles in self.problems.items():
+                if any(set(problem.waits_for) & set(result.freed) for problem in troubles):
+                    again.add(other)
+        if again:
+            self.look(*again)
+        return results
+
+    def _case(self, key: VmKey) -> Case:
+        facts = self.store.facts(key)
+        where = locate(facts)
+        if key not in self.seen or self.seen[key][0] != where:
+            self.seen[key] = where, self.now
+        present = tuple(row for name, row in sorted(self.rows.items()) if row.port.vm == key)
+        return Case(facts, where, self.now - self.seen[key][1], present, self.bindings)
+
+    def _apply(self, change: Change) -> None:
+        self.writes.append(change)
+        match change:
+            case CreatePort(port):
+                assert port.name not in self.rows
+                self.rows[port.name] = PresentPort(str(next(self._uuids)), port)
+            case UpdatePort(present, port):
+                self.rows[port.name] = PresentPort(present.uuid, port)
+            case DeletePort(present):
+                del self.rows[present.port.name]
+
+    # -- short-hand
+
+    def port(self, name: str) -> Port:
+        return self.rows[name].port
+
+    def placed(self, name: str) -> str:
+        """`chassis1,chassis2 rarp`, `chassis1`, or `-` for a port that asks for none."""
+        port = self.port(name)
+        return " ".join(filter(None, (port.option("requested-chassis"), port.option("activation-strategy")))) or "-"
+
+    def says(self, name: str, namespace: str = "default") -> list[str]:
+        """`Reason: message` of a VM's problems."""
+        return [f"{problem.reason}: {problem.message}" for problem in self.problems.get(VmKey(namespace, name), ())]
+
+
+def vm_object(
+    name: str,
+    uid: str = "",
+    annotations: Mapping[str, Any] | None = None,
+    interfaces: list[dict[str, Any]] | None = None,
+    networks: list[dict[str, Any]] | None = None,
+    record: str = "",
+    created: str = "2026-01-01T00:00:00Z",
+    namespace: str = "default",
+) -> dict[str, Any]:
+    """A VirtualMachine with one bridge interface on the pod network, unless told otherwise."""
+    return {
+        "metadata": {
+            "namespace": namespace,
+            "name": name,
+            "uid": uid or f"uid-{name}",
+            "creationTimestamp": created,
+            "annotations": {vm.RECORD_ANNOTATION: record} if record else {},
+        },
+        "spec": {
+            "template": {
+                "metadata": {"annotations": dict(annotations or {})},
+                "spec": vmi_spec(interfaces, networks),
+            }
+        },
+    }
+
+
+def vmi_spec(
+    interfaces: list[dict[str, Any]] | None = None, networks: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    return {
+        "domain": {"devices": {"interfaces": interfaces if interfaces is not None else [{"name": "default", "bridge": {}}]}},
+        "networks": networks if networks is not None else [{"name": "default", "pod": {}}],
+    }
+
+
+def vmi_object(
+    name: str,
+    uid: str = "",
+    owner: str | None = None,
+    node: str = "",
+    phase: str = "Running",
+    annotations: Mapping[str, Any] | None = None,
+    interfaces: list[dict[str, Any]] | None = None,
+    networks: list[dict[str, Any]] | None = None,
+    migration: Mapping[str, Any] | None = None,
+    macs: Mapping[str, str] | None = None,
+    namespace: str = "default",
+) -> dict[str, Any]:
+    """A VMI of the VM of its name; `owner=""`: standalone."""
+    owner = f"uid-{name}" if owner is None else owner
+    reference = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": name, "uid": owner, "controller": True}
+    status: dict[str, Any] = {"phase": phase}
+    if node:
+        status["nodeName"] = node
+    if migration:
+        status["migrationState"] = dict(migration)
+    if macs:
+        status["interfaces"] = [{"name": interface, "mac": mac} for interface, mac in macs.items()]
+    return {
+        "metadata": {
+            "namespace": namespace,
+            "name": name,
+            "uid": uid or f"vmi-{name}",
+            "creationTimestamp": "2026-01-01T00:00:01Z",
+            "annotations": dict(annotations or {}),
+            "ownerReferences": [reference] if owner else [],
+        },
+        "spec": vmi_spec(interfaces, networks),
+        "status": status,
+    }
+
+
+def pod_object(
+    name: str,
+    vmi: str,
+    node: str = "",
+    phase: str = "Running",
+    migration: str = "",
+    vmi_uid: str = "",
+    created: str = "2026-01-01T00:00:02Z",
+    annotations: Mapping[str, str] | None = None,
+    namespace: str = "default",
+) -> dict[str, Any]:
+    """A launcher."""
+    vmi_uid = vmi_uid or f"vmi-{vmi}"
+    labels = {"kubevirt.io": "virt-launcher", "kubevirt.io/created-by": vmi_uid}
+    if migration:
+        labels["kubevirt.io/migrationJobUID"] = migration
+    owner = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": vmi, "uid": vmi_uid}
+    return {
+        "metadata": {
+            "namespace": namespace,
+            "name": name,
+            "uid": f"pod-{name}",
+            "creationTimestamp": created,
+            "labels": labels,
+            "annotations": {"kubevirt.io/domain": vmi, **(annotations or {})},
+            "ownerReferences": [owner],
+        },
+        "spec": {"nodeName": node} if node else {},
+        "status": {"phase": phase},
+    }
+
+
+def migration_object(uid: str, vmi: str, phase: str, created: str = "2026-01-01T00:01:00Z", namespace: str = "default") -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": namespace, "name": uid, "uid": uid, "creationTimestamp": created},
+        "spec": {"vmiName": vmi},
+        "status": {"phase": phase},
+    }

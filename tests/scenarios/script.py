@@ -1,0 +1,145 @@
+"""Scenarios as text: facts and rows, step by step.
+
+    vm web ip_address=10.16.0.15        a VirtualMachine, created or changed; keys are ovn.kubernetes.io annotations,
+                                        uid=, record-of=<vm> (a copied record), mac= (interfaces[].macAddress), binding=
+    vmi web node=node1                  its VMI; phase=, uid=, owner= (empty: standalone), and of migrationState:
+                                        state=<migration> [source=node1] [target=node2] [ready] [failed] [completed]
+    pod p1 web node=node1               a launcher; phase=, migration=, vmi=<uid of the VMI>
+    migration m1 web phase=Running
+    gone vm web | gone pod p1 web ...   the object is deleted
+    sb web.default chassis1 also chassis2 open chassis2
+                                        SB: chassis, additional chassis, activated ones; `-` for none
+    chassis node4 none                  SB knows no chassis (or these) for a node
+    after 30 s                          time passes
+    restart                             the agent forgets everything but the objects and rows
+    => web.default chassis1,chassis2 rarp    this port asks for these chassis (`-`: none)
+    => web.default has 10.16.0.15            and has this address
+    => no web.default                        this port is not there
+    => web says AddressConflict ...holds     the VM has this problem, whose sentence holds these words
+    => web says nothing
+    => nothing written                       since the line before the last step
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ovnagent.core.placement import Binding
+from tests.desk import Desk, migration_object, pod_object, vm_object, vmi_object
+
+
+def run(path: Path) -> int:
+    """Play a scenario; returns the number of expectations met. Raises AssertionError that names the line."""
+    player = _Player()
+    met = 0
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        try:
+            if text.startswith("=>"):
+                player.expect(text[2:].strip())
+                met += 1
+            else:
+                player.step(text)
+        except AssertionError as error:
+            raise AssertionError(f"{path.name}:{number}: {text}\n  {error}") from None
+    return met
+
+
+class _Player:
+    def __init__(self) -> None:
+        self.desk = Desk()
+        self.clock = 0
+
+    def step(self, text: str) -> None:
+        desk = self.desk
+        desk.writes.clear()
+        self.clock += 1
+        event = "MODIFIED"
+        words = text.split()
+        if words[0] == "gone":
+            event, words = "DELETED", words[1:]
+        kind, *words = words
+        values = dict(word.split("=", 1) for word in words if "=" in word)
+        flags = {word for word in words if "=" not in word}
+        names = [word for word in words if "=" not in word]
+        stamp = f"2026-01-01T01:{self.clock // 60:02d}:{self.clock % 60:02d}Z"
+        match kind:
+            case "vm":
+                record = desk.records[next(key for key in desk.records if key.name == values["record-of"])] if "record-of" in values else ""
+                annotations = {f"ovn.kubernetes.io/{k}": v for k, v in values.items() if k in ("ip_address", "ip_pool", "mac_address", "logical_switch")}
+                interface = {"name": "default", values.get("binding", "bridge"): {}}
+                if "mac" in values:
+                    interface["macAddress"] = values["mac"]
+                uid = values.get("uid", "")
+                desk.feed(event, "virtualmachines", vm_object(names[0], uid, annotations, [interface], record=record, created=values.get("created", "2026-01-01T00:00:00Z")))
+            case "vmi":
+                state = None
+                if "state" in values:
+                    state = {"migrationUid": values["state"], "sourceNode": values.get("source", ""), "targetNode": values.get("target", "")}
+                    state |= {"targetNodeDomainReadyTimestamp": stamp} if "ready" in flags else {}
+                    state |= {flag: True for flag in ("failed", "completed") if flag in flags}
+                annotations = {f"ovn.kubernetes.io/{k}": v for k, v in values.items() if k in ("ip_address", "ip_pool")}
+                interface = [{"name": "default", values.get("binding", "bridge"): {}}]
+                desk.feed(event, "virtualmachineinstances", vmi_object(
+                    names[0], values.get("uid", ""), values.get("owner"), values.get("node", ""), values.get("phase", "Running"),
+                    annotations, interface, migration=state))  # fmt: skip
+            case "pod":
+                created = self._first_seen(f"pod {names[0]}", stamp)
+                desk.feed(event, "pods", pod_object(
+                    names[0], names[1], values.get("node", ""), values.get("phase", "Running"), values.get("migration", ""),
+                    values.get("vmi", ""), created))  # fmt: skip
+            case "migration":
+                created = self._first_seen(f"migration {names[0]}", stamp)
+                desk.feed(event, "virtualmachineinstancemigrations", migration_object(names[0], names[1], values.get("phase", ""), created))
+            case "sb":
+                self._binding(names)
+            case "chassis":
+                desk.chassis[names[0]] = tuple(name for name in names[1:] if name != "none")
+            case "after":
+                desk.now += float(names[0])
+            case "restart":
+                desk.forget()
+            case _:
+                raise AssertionError("no such step")
+        desk.look()
+
+    def _first_seen(self, what: str, stamp: str) -> str:
+        self.created = getattr(self, "created", {})
+        return self.created.setdefault(what, stamp)
+
+    def _binding(self, words: list[str]) -> None:
+        port, chassis, *rest = words
+        lists: dict[str, list[str]] = {"also": [], "open": []}
+        current: list[str] = []
+        for word in rest:
+            if word in lists:
+                current = lists[word]
+            else:
+                current.append(word)
+        self.desk.bindings[port] = Binding("" if chassis == "-" else chassis, tuple(lists["also"]), tuple(lists["open"]))
+
+    def expect(self, text: str) -> None:
+        desk = self.desk
+        if text == "nothing written":
+            assert not desk.writes, f"written: {desk.writes}"
+        elif found := re.fullmatch(r"no (\S+)", text):
+            assert found[1] not in desk.rows, f"it is there: {desk.rows[found[1]]}"
+        elif found := re.fullmatch(r"(\S+) says nothing", text):
+            assert not desk.says(found[1]), desk.says(found[1])
+        elif found := re.fullmatch(r"(\S+) says (\S+)(.*)", text):
+            said = desk.says(found[1])
+            assert any(line.startswith(found[2]) and found[3].strip() in line for line in said), f"it says {said}"
+        elif found := re.fullmatch(r"(\S+) has (\S+)", text):
+            assert found[2] in desk.port(found[1]).ips, f"it has {desk.port(found[1]).addresses}"
+        elif found := re.fullmatch(r"(\S+) (.+)", text):
+            assert found[1] in desk.rows, f"there is no such port; there are {sorted(desk.rows)}"
+            assert desk.placed(found[1]) == found[2], f"it asks for {desk.placed(found[1])}"
+        else:
+            raise AssertionError("no such expectation")
+
+
+def scenarios() -> list[Path]:
+    return sorted(Path(__file__).parent.glob("*.txt"))
