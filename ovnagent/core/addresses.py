@@ -43,8 +43,9 @@ class Claim:
     interface: str
     network: Network
     request: Request
-    held: Lease | None
-    """From a record or row with the owner's own UID."""
+    held: tuple[Lease, ...]
+    """From record and row with the owner's own UID, the one that counts first. They differ where the agent died between
+    writing the one and the other, or where a database was restored."""
     wishes: tuple[Lease, ...]
     """From records and rows with another UID, those of the same namespace/name first."""
     reported_mac: str

@@ -197,7 +197,7 @@ class _Draft:
         records = [record for text in self.owner.records if text and (record := parse(text))]
         rows = [(row.port, lease) for row in self.case.present if (lease := _lease_of(row.port))]
         for attachment in self.attachments:
-            held: Lease | None = None
+            held: list[Lease] = []
             wishes: list[Lease] = []
             others: list[Lease] = []
             for record in records:
@@ -206,7 +206,7 @@ class _Draft:
                         continue
                     if record.vm == self.owner.key and lease.port == attachment.port:
                         if record.uid in self.owner.uids:
-                            held = held or lease
+                            held.append(lease)
                         else:
                             wishes.append(lease)
                     elif record.vm != self.owner.key and lease.interface == attachment.interface.name:
@@ -214,7 +214,7 @@ class _Draft:
             for port, lease in rows:
                 if port.name == attachment.port and lease.network == attachment.network.name:
                     if self._continues(port.external_id(ports.VM_UID)):
-                        held = held or lease
+                        held.append(lease)
                     else:
                         wishes.append(lease)
             yield Claim(
@@ -222,7 +222,7 @@ class _Draft:
                 interface=attachment.interface.name,
                 network=attachment.network,
                 request=attachment.request,
-                held=held,
+                held=_by_request(held, attachment.request),
                 wishes=(*wishes, *others),
                 reported_mac=self._reported_mac(attachment.interface),
                 running=self.owner.running,
@@ -315,6 +315,12 @@ class _Draft:
             external_ids=tuple(sorted((key, value) for key, value in external_ids.items() if value)),
         )
         return _placed(port, placement)
+
+
+def _by_request(held: list[Lease], request: Request) -> tuple[Lease, ...]:
+    """Request before record before row: a row with what is asked for is younger than a record without."""
+    unique = [lease for index, lease in enumerate(held) if lease.ips not in [other.ips for other in held[:index]]]
+    return tuple(sorted(unique, key=lambda lease: not set(request.ips) <= set(lease.ips)))
 
 
 def _placed(port: Port, placement: Placement) -> Port:

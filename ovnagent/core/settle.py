@@ -23,7 +23,7 @@ PROBE_LIMIT = 1 << 20
 
 def settle(claims: Sequence[Claim], books: Books, foreign: Mapping[str, Foreign]) -> dict[Holder, Grant]:
     """Grant what can be granted and enter it into the books (one per logical switch)."""
-    for claim in sorted(claims, key=lambda claim: claim.order):
+    for claim in sorted(claims, key=lambda claim: (len(claim.held) > 1, claim.order)):
         _take_possession(claim, books[claim.network.logical_switch])
     return {
         claim.holder: _grant(
@@ -35,12 +35,12 @@ def settle(claims: Sequence[Claim], books: Books, foreign: Mapping[str, Foreign]
 
 def _take_possession(claim: Claim, book: Book) -> None:
     """Enter what a VM holds by right, once (after that the books are the memory of it)."""
-    if (
-        claim.held
-        and claim.holder not in book.leases
-        and book.conflict(claim.holder, claim.held.ips, claim.held.mac) is None
-    ):
-        book.hold(claim.holder, claim.held)
+    if claim.holder in book.leases:
+        return
+    for lease in claim.held:
+        if book.conflict(claim.holder, lease.ips, lease.mac) is None:
+            book.hold(claim.holder, lease)
+            return
 
 
 def _rank(claim: Claim) -> int:
@@ -54,28 +54,25 @@ def _rank(claim: Claim) -> int:
 def _grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
     current = book.leases.get(claim.holder)
     troubles = [Problem(problems.INVALID_REQUEST, error) for error in claim.request.errors]
-    ips: list[IPAddress] = []
+    granted: list[IPAddress] = []
     if not troubles:
         troubles += _absent_families(claim)
         for subnet in claim.network.subnets:
             ip, trouble = _address(claim, subnet, current, book, foreign)
             if ip is not None:
-                ips.append(ip)
+                granted.append(ip)
             if trouble is not None:
                 troubles.append(trouble)
     mac, trouble = _mac(claim, current, book, foreign)
     if trouble is not None:
         troubles.append(trouble)
-    if (
-        not claim.request.ips
-        and current is None
-        and claim.held
-        and (other := book.conflict(claim.holder, claim.held.ips, ""))
-    ):
+    if not claim.request.ips and current is None and claim.held:
         # Two claims by right on one address (a database restored over a living cluster): no silent second choice.
-        text = f"{', '.join(map(str, claim.held.ips))} on record for this VM is held by VM {other.key}"
-        remedy = "delete that VM, or ask for another address with an ip_address annotation"
-        troubles.append(Problem(problems.ADDRESS_CONFLICT, f"{text}; {remedy}", tuple(map(str, claim.held.ips))))
+        ips = claim.held[0].ips
+        if other := book.conflict(claim.holder, ips, ""):
+            text = f"{', '.join(map(str, ips))} on record for this VM is held by VM {other.key}"
+            remedy = "delete that VM, or ask for another address with an ip_address annotation"
+            troubles.append(Problem(problems.ADDRESS_CONFLICT, f"{text}; {remedy}", tuple(map(str, ips))))
     warnings = tuple(Problem(problems.MAC_MISMATCH, warning) for warning in _mac_warnings(claim))
     if troubles:
         return Grant(current, (*troubles, *warnings))
@@ -85,10 +82,10 @@ def _grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
             f"{ip} of this VM is also used by {foreign.ips[str(ip)]}; change it there",
             (str(ip),),
         )
-        for ip in ips
+        for ip in granted
         if str(ip) in foreign.ips
     )
-    lease = Lease(claim.holder.port, claim.interface, claim.network.name, tuple(ips), mac)
+    lease = Lease(claim.holder.port, claim.interface, claim.network.name, tuple(granted), mac)
     if lease != current:
         book.hold(claim.holder, lease)
     return Grant(lease, warnings)
