@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,7 +38,7 @@ class FakeGuest(BaseGuest):
         self._migrated = False
 
     def start(self, incoming: bool = False) -> None:  # noqa: ARG002 - to receive is to do nothing
-        self._taps = [in_netns(self.netns, lambda nic=nic: _open_tap(nic.interface)) for nic in self.nics]
+        self._taps = [in_netns(self.netns, partial(_open_tap, nic.interface)) for nic in self.nics]
 
     def wait_ready(self, timeout_seconds: float = 0.0) -> None:
         """It always is."""

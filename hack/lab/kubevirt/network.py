@@ -1,0 +1,178 @@
+"""The CNI of the stand-in, as ovs-cni does it: a tap in the node's namespace, plugged into br-int with the port's name as
+iface-id. What the guest sets on its cards is read from the port's row, as DHCP would deliver it."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from hack.lab.guest import Nic
+from hack.lab.kubevirt import objects
+from hack.lab.kubevirt.api import Obj, uid_of
+from hack.lab.kubevirt.context import Attachment, Sandbox
+from hack.lab.ovn import OvnLab
+from hack.lab.process import run
+
+DEFAULT_NETWORK = "ovn-kubernetes"
+"""The name of the pod network in network-status, as in the recordings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """What a logical switch port's row tells a CNI."""
+
+    mac: str
+    addresses: tuple[str, ...]
+    dhcp: bool
+    """OVN answers DHCPv4 on it."""
+
+
+class Network:
+    """Plugs and unplugs."""
+
+    def __init__(self, ovn: OvnLab) -> None:
+        self._ovn = ovn
+
+    def attachments(self, vmi: Obj, pod: Obj) -> list[Attachment]:
+        """What a launcher is to be attached to. SR-IOV has nothing to do with br-int."""
+        namespace = vmi["metadata"]["namespace"]
+        pairs = [pair for pair in objects.interfaces_of(vmi) if pair[0].get("state") != "absent" and "sriov" not in pair[0]]
+        nads = [objects.nad_of(network, namespace) for _, network in objects.interfaces_of(vmi)]
+        found = []
+        for index, (interface, network) in enumerate(pairs):
+            nad = objects.nad_of(network, namespace)
+            iface_id = iface_id_of(vmi, interface["name"], nad, twice=nads.count(nad) > 1)
+            inside = objects.pod_interface(network)
+            found.append(
+                Attachment(
+                    name=interface["name"],
+                    inside=inside,
+                    network=nad or DEFAULT_NETWORK,
+                    default=inside == "eth0",
+                    tap=f"t{uid_of(pod).replace('-', '')[:11]}{index}",
+                    iface_id=iface_id,
+                    mac=self._mac(vmi, interface, iface_id),
+                    silent="masquerade" in interface or "passtBinding" in interface,
+                )
+            )
+        return found
+
+    def plug(self, sandbox: Sandbox) -> None:
+        netns = self._ovn.on(sandbox.node).netns
+        for attachment in sandbox.attachments:
+            # Without an address generation mode the tap gets no link-local address and sends nothing of its own.
+            commands = f"tuntap add dev {attachment.tap} mode tap\nlink set dev {attachment.tap} addrgenmode none up\n"
+            run("ip", "-n", netns, "-batch", "-", stdin=commands)
+            self._ovn.plug(sandbox.node, attachment.tap, attachment.iface_id)
+        sandbox.plugged = True
+
+    def unplug(self, sandbox: Sandbox) -> None:
+        netns = self._ovn.on(sandbox.node).netns
+        for attachment in sandbox.attachments:
+            self._ovn.unplug(sandbox.node, attachment.tap)
+            run("ip", "-n", netns, "link", "del", attachment.tap)
+        sandbox.plugged = False
+
+    def status(self, sandbox: Sandbox) -> str:
+        """The value of the network-status annotation, formatted as Multus does."""
+        default: Obj = {"name": DEFAULT_NETWORK, "interface": "eth0", "ips": [sandbox.address], "mac": random_mac()}
+        entries = [default | {"default": True, "dns": {}}]
+        for attachment in sandbox.attachments:
+            if attachment.default:
+                entries[0] |= {"name": attachment.network, "mac": attachment.mac}
+            else:
+                entry: Obj = {"name": attachment.network, "interface": attachment.inside, "mac": attachment.mac}
+                entries.append(entry | {"dns": {}})
+        return json.dumps(entries, indent=4)
+
+    def port(self, name: str) -> Port | None:
+        """The row of a port; None if there is none, or it has no MAC yet."""
+        columns = "--columns=addresses,dynamic_addresses,dhcpv4_options"
+        rows = json.loads(self._ovn.nbctl("--format=json", columns, "find", "Logical_Switch_Port", f'name="{name}"'))["data"]
+        if not rows:
+            return None
+        addresses, dynamic, dhcp = (_set(value) for value in rows[0])
+        words = " ".join(str(each) for each in (dynamic if "dynamic" in addresses else addresses)).split()
+        if not words or ":" not in words[0]:
+            return None
+        return Port(words[0], tuple(words[1:]), bool(dhcp))
+
+    def nic(self, attachment: Attachment) -> Nic:
+        """The guest's card: DHCP where OVN serves it, else the port's addresses set as they are."""
+        port = self.port(attachment.iface_id)
+        if port is None or not port.addresses:
+            return Nic(attachment.tap, attachment.mac)
+        if port.dhcp:
+            return Nic(attachment.tap, attachment.mac, ("dhcp",))
+        routers = self._routers(attachment.iface_id)
+        addresses, gateways = [], []
+        for text in port.addresses:
+            address = ipaddress.ip_address(text)
+            router = next((each for each in routers if address in each.network), None)
+            if router is not None:
+                gateways.append(str(router.ip))
+            length = router.network.prefixlen if router is not None else 16 if address.version == 4 else 64
+            addresses.append(f"{address}/{length}")
+        return Nic(attachment.tap, attachment.mac, tuple(addresses), tuple(gateways))
+
+    def _routers(self, port: str) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
+        """Addresses of the routers on the switch of a port: they tell the prefix length and the gateway."""
+        switches = json.loads(self._ovn.nbctl("--format=json", "--columns=name,ports", "list", "Logical_Switch"))["data"]
+        uuid = self._ovn.nbctl("get", "Logical_Switch_Port", port, "_uuid").strip()
+        ports = next((_set(ports) for _, ports in switches if uuid in _set(ports)), [])
+        found = []
+        rows = json.loads(
+            self._ovn.nbctl("--format=json", "--columns=_uuid,options", "find", "Logical_Switch_Port", "type=router")
+        )["data"]
+        for row_uuid, options in rows:
+            if row_uuid[1] in ports and (name := dict(options[1]).get("router-port")):
+                networks = self._ovn.nbctl("--bare", "--columns=networks", "find", "Logical_Router_Port", f'name="{name}"')
+                found += [ipaddress.ip_interface(each) for each in networks.split()]
+        return found
+
+    def _mac(self, vmi: Obj, interface: Obj, iface_id: str) -> str:
+        """What is on the wire: the MAC that was asked for, else the port's, else the one that the guest has on the node
+        from which it is migrated, else a new one."""
+        if interface.get("macAddress"):
+            mac: str = interface["macAddress"]
+            return mac
+        port = self.port(iface_id)
+        if port is not None:
+            return port.mac
+        known = {each["name"]: each.get("mac", "") for each in vmi["status"].get("interfaces") or ()}
+        return known.get(interface["name"]) or random_mac()
+
+
+def iface_id_of(vmi: Obj, interface: str, nad: str, twice: bool) -> str:
+    """The port's name (docs: names of ports)."""
+    name = f"{vmi['metadata']['name']}.{vmi['metadata']['namespace']}"
+    if not nad:
+        return name
+    namespace, _, nad_name = nad.partition("/")
+    name = f"{name}.{nad_name}.{namespace}"
+    return f"{name}.{interface}" if twice else name
+
+
+def guest_mac(vmi: Obj, attachment: Attachment) -> str:
+    """The MAC inside the guest: behind masquerade and passt another one than the pod's."""
+    if not attachment.silent:
+        return attachment.mac
+    digest = hashlib.sha256(f"{uid_of(vmi)} {attachment.name}".encode()).hexdigest()
+    return f"02:00:00:{digest[:2]}:{digest[2:4]}:{digest[4:6]}"
+
+
+def random_mac() -> str:
+    return "0a:58:" + ":".join(f"{random.randrange(256):02x}" for _ in range(4))
+
+
+def _set(value: Any) -> list[Any]:
+    """An OVSDB set as ovn-nbctl prints it in JSON: one member stands alone; UUIDs lose their tag."""
+    if isinstance(value, list) and value and value[0] == "set":
+        return [_set(each)[0] for each in value[1]]
+    if isinstance(value, list) and value and value[0] == "uuid":
+        return [value[1]]
+    return [value]

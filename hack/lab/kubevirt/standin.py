@@ -1,0 +1,289 @@
+"""`KubeVirt`: the stand-in as tests and the demo use it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable
+from types import TracebackType
+from typing import Literal, Self, cast
+
+from hack.lab.guest import BaseGuest, Guest, MigrationReport
+from hack.lab.kube import ControlPlane
+from hack.lab.kubevirt import objects
+from hack.lab.kubevirt.api import MIGRATIONS, NODES, PODS, VMIS, VMS, Api, ApiError, Key, Obj, Resource, key_of, uid_of
+from hack.lab.kubevirt.context import Context, Kind
+from hack.lab.kubevirt.faults import Faults
+from hack.lab.kubevirt.handler import Handler
+from hack.lab.kubevirt.instances import Instances
+from hack.lab.kubevirt.kubelet import Kubelet
+from hack.lab.kubevirt.machines import Machines
+from hack.lab.kubevirt.migrations import Migrations
+from hack.lab.kubevirt.network import Network
+from hack.lab.kubevirt.workqueue import WorkQueue
+from hack.lab.ovn import OvnLab
+
+SECONDS = 30.0
+"""How long the helpers wait for what they are asked for."""
+
+
+class KubeVirt:
+    """`with KubeVirt(control_plane, ovn, guests="qemu") as kubevirt:`
+
+    port_seconds: how long the CNI waits for a port's row in NB, whose MAC it then gives the guest. Without one the
+    guest gets a MAC of the CNI's own, and no address."""
+
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        ovn: OvnLab,
+        guests: Literal["qemu", "fake"] = "fake",
+        port_seconds: float = 5.0,
+    ) -> None:
+        self.faults = Faults()
+        self.nodes = [chassis.node for chassis in ovn.chassis]
+        self._api = Api(control_plane.kubeconfig)
+        self._queue = WorkQueue(self._handle)
+        self._context = Context(self._api, self.faults, self._queue)
+        network = Network(ovn)
+        self._machines = Machines(self._context)
+        self._instances = Instances(self._context)
+        self._handler = Handler(self._context, network, ovn, qemu=guests == "qemu")
+        self._kubelet = Kubelet(self._context, network, self.nodes, port_seconds)
+        self._migrations = Migrations(self._context, self._handler, self._kubelet)
+        self._names = itertools.count(1)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Register the nodes and begin to work."""
+        for node in self.nodes:
+            self.add_node(node)
+        self._api.start(self._context.notice)
+        self._queue.start()
+
+    def stop(self) -> None:
+        """Stop working, and end all guests. Interfaces stay plugged: they end with the OVN lab."""
+        self._queue.stop()
+        self._api.stop()
+        for sandbox in list(self._context.sandboxes.values()):
+            if sandbox.guest is not None and sandbox.guest.end is None:
+                sandbox.guest.kill()
+
+    def _handle(self, item: Hashable) -> None:
+        kind, key = cast("tuple[Kind, Key]", item)
+        match kind:
+            case "vm":
+                self._machines.reconcile(key)
+            case "vmi":
+                self._instances.reconcile(key)
+                self._handler.reconcile(key)
+            case "migration":
+                self._migrations.reconcile(key)
+            case "pod":
+                self._kubelet.reconcile(key)
+
+    # ---- VMs
+
+    def start_vm(self, namespace: str, vm: str) -> None:
+        """As `virtctl start`."""
+        self._patch_vm(namespace, vm, lambda new: new["spec"].update(runStrategy="Always"))
+
+    def stop_vm(self, namespace: str, vm: str) -> None:
+        """As `virtctl stop`."""
+        self._patch_vm(namespace, vm, lambda new: new["spec"].update(runStrategy="Halted"))
+
+    def restart_vm(self, namespace: str, vm: str) -> None:
+        """As `virtctl restart`."""
+        uid = uid_of(self._need(VMIS, namespace, vm))
+        requests = [{"action": "Stop", "uid": uid}, {"action": "Start"}]
+        self._api.update(
+            VMS, self._need(VMS, namespace, vm), lambda new: new["status"].update(stateChangeRequests=requests), True
+        )
+
+    def power_off(self, namespace: str, vm: str) -> None:
+        """The guest powers itself off."""
+        self.guest(namespace, vm).powerdown()
+
+    def crash(self, namespace: str, vm: str) -> None:
+        """The guest's QEMU dies."""
+        self.guest(namespace, vm).kill()
+
+    def vmi(self, namespace: str, vm: str) -> Obj | None:
+        """The VMI as the API server has it last reported; never change it."""
+        return self._api.get(VMIS, Key(namespace, vm))
+
+    def launchers(self, namespace: str, vm: str) -> list[Obj]:
+        """All pods of the VMI, the oldest first."""
+        return self._context.launchers(uid_of(self._need(VMIS, namespace, vm)))
+
+    def guest(self, namespace: str, vm: str) -> BaseGuest:
+        """The guest where it runs: on a migration's target from the switch on."""
+        running = [
+            sandbox.guest
+            for pod in self.launchers(namespace, vm)
+            if (sandbox := self._context.sandbox(pod)) is not None
+            and sandbox.guest is not None
+            and sandbox.guest.end is None
+        ]
+        vmi = self._need(VMIS, namespace, vm)
+        node = vmi["status"].get("nodeName", "")
+        here = [guest for guest in running if (guest.node == node) is not (uid_of(vmi) in self._context.switched)]
+        if not here:
+            raise LookupError(f"no guest of {namespace}/{vm} runs")
+        return here[-1]
+
+    def wait_running(self, namespace: str, vm: str, seconds: float = SECONDS) -> None:
+        """Wait until the VMI is Running; with QEMU, until the guest serves."""
+        self.wait_phase(namespace, vm, "Running", seconds)
+        guest = self.guest(namespace, vm)
+        if isinstance(guest, Guest):
+            guest.wait_ready()
+
+    def wait_phase(self, namespace: str, vm: str, phase: str, seconds: float = SECONDS) -> None:
+        """Wait until the VMI is in a phase; an empty one means that there is no VMI."""
+        key = Key(namespace, vm)
+        self._wait(lambda: objects.phase_of(self._api.get(VMIS, key) or {}) == phase, seconds, f"VMI {vm} {phase or 'gone'}")
+
+    # ---- migrations
+
+    def migrate(self, namespace: str, vm: str) -> str:
+        """As `virtctl migrate`; the new migration's name."""
+        name = f"migrate-{vm}-{next(self._names)}"
+        self._api.create(
+            MIGRATIONS,
+            {
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachineInstanceMigration",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {"vmiName": vm},
+            },
+        )
+        return name
+
+    def cancel_migration(self, namespace: str, migration: str) -> None:
+        """As `virtctl migrate-cancel`: the object is deleted."""
+        self._api.delete(MIGRATIONS, self._need(MIGRATIONS, namespace, migration))
+
+    def wait_migration(self, namespace: str, migration: str, *phases: str, seconds: float = SECONDS) -> str:
+        """Wait until a migration is in one of these phases (`Succeeded` or `Failed`, if none is given), or gone; the
+        phase, empty if it is gone."""
+        key, wanted = Key(namespace, migration), phases or objects.FINAL
+
+        def reached() -> bool:
+            found = self._api.get(MIGRATIONS, key)
+            return found is None or objects.phase_of(found) in wanted
+
+        self._wait(reached, seconds, f"migration {migration} {' or '.join(wanted)}")
+        return objects.phase_of(self._api.get(MIGRATIONS, key) or {})
+
+    def report(self, namespace: str, migration: str) -> MigrationReport:
+        """What a migration's move took."""
+        report = self._migrations.report(self._need(MIGRATIONS, namespace, migration))
+        if report is None:
+            raise LookupError(f"migration {migration} has not switched")
+        return report
+
+    # ---- nodes
+
+    def add_node(self, node: str) -> None:
+        """Register a Node that is ready; its chassis must be in the OVN lab."""
+        if node not in self.nodes:
+            self.nodes.append(node)
+        try:
+            self._api.request("POST", NODES.group + "/nodes", objects.node(node, self.nodes.index(node) + 1))
+        except ApiError as error:
+            if error.status != 409:
+                raise
+        else:
+            # The API server taints every new node as not ready, and waits for a node controller to take that back.
+            self._node(node, lambda new: new["spec"].pop("taints", None))
+        self.set_node_ready(node, "True")
+
+    def cordon(self, *nodes: str) -> None:
+        """As `kubectl cordon`."""
+        for node in nodes:
+            self._node(node, lambda new: new["spec"].update(unschedulable=True))
+
+    def uncordon(self, *nodes: str) -> None:
+        for node in nodes:
+            self._node(node, lambda new: new["spec"].pop("unschedulable", None))
+
+    def node_dies(self, node: str, guests_survive: bool = False) -> None:
+        """The node's kubelet and virt-handler fall silent, the node is cordoned and not ready, and so are its pods, as a
+        node controller would have it after a minute. Interfaces stay plugged; what happens to OVN is the caller's."""
+        self._context.dead.add(node)
+        self.cordon(node)
+        self.set_node_ready(node, "Unknown")
+        for sandbox in list(self._context.sandboxes.values()):
+            if sandbox.node == node and sandbox.guest is not None and not guests_survive:
+                sandbox.guest.kill()
+        for pod in self._api.all(PODS):
+            if objects.node_of(pod) == node and objects.phase_of(pod) == "Running":
+                self._api.update(PODS, pod, lambda new: objects.set_condition(new, "Ready", False, "NodeNotReady"), True)
+
+    def node_returns(self, node: str) -> None:
+        """The node's kubelet works again, and ends what is left of pods that are gone."""
+        self._context.dead.discard(node)
+        self.set_node_ready(node, "True")
+        self.uncordon(node)
+        for sandbox in list(self._context.sandboxes.values()):
+            self._context.look("pod", sandbox.pod)
+        for vmi in self._api.all(VMIS):
+            self._context.look("vmi", key_of(vmi))
+        self._api.nudge()
+
+    def force_delete_launchers(self, namespace: str, vm: str) -> None:
+        """As `kubectl delete pod --force --grace-period=0`."""
+        for pod in self.launchers(namespace, vm):
+            self._api.delete(PODS, pod, grace=0)
+
+    def set_node_ready(self, node: str, status: str) -> None:
+        def change(new: Obj) -> None:
+            ready = {"type": "Ready", "status": status, "reason": "KubeletReady", "lastTransitionTime": objects.now()}
+            new["status"]["conditions"] = [ready | {"lastHeartbeatTime": objects.now()}]
+
+        self._node(node, change, status=True)
+
+    # ---- pods that only look like launchers
+
+    def ephemeral_launcher(self, namespace: str, vm: str) -> str:
+        """Create an ephemeral provisioning pod of a VMI; its name."""
+        return key_of(self._api.create(PODS, objects.ephemeral_launcher_of(self._need(VMIS, namespace, vm)))).name
+
+    def attachment_pod(self, namespace: str, vm: str, migration: str = "") -> str:
+        """Create a pod that attaches a hot-plugged volume, with a migration's label if one is named; its name."""
+        of_migration = self._need(MIGRATIONS, namespace, migration) if migration else None
+        vmi = self._need(VMIS, namespace, vm)
+        launcher = self._context.launcher_on(vmi, vmi["status"]["nodeName"])
+        if launcher is None:
+            raise LookupError(f"{namespace}/{vm} has no launcher")
+        return key_of(self._api.create(PODS, objects.attachment_pod_of(launcher, of_migration))).name
+
+    # ---- inside
+
+    def _need(self, resource: Resource, namespace: str, name: str) -> Obj:
+        """An object from the copy, or from the API server where the copy does not have it yet."""
+        key = Key(namespace, name)
+        found = self._api.get(resource, key) or self._api.read(resource, key)
+        if found is None:
+            raise LookupError(f"there is no {namespace}/{name} among the {resource.plural}")
+        return found
+
+    def _patch_vm(self, namespace: str, vm: str, change: Callable[[Obj], None]) -> None:
+        self._api.update(VMS, self._need(VMS, namespace, vm), change)
+
+    def _wait(self, probe: Callable[[], bool], seconds: float, what: str) -> None:
+        if not self._api.wait_for(probe, seconds):
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+
+    def _node(self, name: str, change: Callable[[Obj], None], status: bool = False) -> None:
+        """Change a Node."""
+        node = self._api.read(NODES, Key("", name))
+        if node is None:
+            raise LookupError(f"there is no node {name}")
+        self._api.update(NODES, node, change, status)
