@@ -1,11 +1,23 @@
-.PHONY: demo demo-down test unit lint
+.PHONY: demo demo-down test unit lint lock
+
 demo:
-	@KEEP=$(KEEP) hack/demo
+	KEEP=$(KEEP) hack/demo
+
 demo-down:
-	@hack/demo down
+	hack/demo down
+
 test:
-	@hack/test
+	hack/test
+
 unit:
-	@hack/test unit
+	hack/test unit
+
 lint:
-	@hack/test lint
+	hack/test lint
+
+# Raises every locked version to the newest one that pyproject.toml allows. Needs uv (PyPI).
+lock:
+	uv pip compile -q --universal --upgrade --generate-hashes --custom-compile-command "make lock" \
+	  -o requirements.lock pyproject.toml
+	uv pip compile -q --universal --upgrade --generate-hashes --custom-compile-command "make lock" \
+	  --extra dev --constraint requirements.lock -o requirements-dev.lock pyproject.toml

@@ -1,74 +1,114 @@
-# Set-up shared by hack/test and hack/demo (bash; source it). Everything is done once: what is there already is not done
-# again. A machine needs nothing but bash, and root for what only root can install.
+# Set-up shared by hack/test, hack/demo and hack/kube/build; sourced by bash. Each step is done once, and again only when
+# what it is made from has changed.
 
-repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+python=$venv/bin/python
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/ovnagent
-venv=$repository/.venv
+export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # an ordinary user's PATH lacks `ip` and `ovs-vswitchd`
 
-say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
-die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+# What the lab runs, as program=package. Looked for by program, so that what was built by hand counts too.
+lab_packages=(
+  busybox=busybox-static cpio=cpio ethtool=ethtool ip=iproute2 mmdebstrap=mmdebstrap openssl=openssl
+  ovn-controller=ovn-host ovn-nbctl=ovn-central ovs-vswitchd=openvswitch-switch ping=iputils-ping ps=procps
+  qemu-system-x86_64=qemu-system-x86 tcpdump=tcpdump update-ca-certificates=ca-certificates
+)
 
-# program=package: what the lab needs beside Python. Nothing of it is started as a service.
-lab_packages="ovn-nbctl=ovn-central ovn-controller=ovn-host ovs-vswitchd=openvswitch-switch ip=iproute2 ethtool=ethtool
-  ping=iputils-ping qemu-system-x86_64=qemu-system-x86 busybox=busybox-static cpio=cpio openssl=openssl
-  tcpdump=tcpdump git=git"
+say() { printf '==> %s\n' "$*" >&2; }
 
-# need_packages LIST: install the packages whose programs are missing; names them where that is not possible.
-need_packages() {
-  local missing="" entry
-  export PATH=$PATH:/usr/sbin:/sbin
-  for entry in $1; do command -v "${entry%%=*}" >/dev/null 2>&1 || missing="$missing ${entry##*=}"; done
-  [ -z "$missing" ] && return 0
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "not installed:$missing (on Debian: sudo apt-get install$missing)" >&2
-    return 1
-  fi
-  say "installing$missing"
-  # A package's postinst must not start a daemon: the lab starts its own, in its own directories.
-  local policy=/usr/sbin/policy-rc.d made=""
-  [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=1; }
-  local log status=0
-  log=$(mktemp)
-  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1 || status=$?
-  [ -z "$made" ] || rm -f $policy
-  [ $status = 0 ] || { tail -5 "$log" >&2; echo "could not install:$missing" >&2; }
-  rm -f "$log"
-  return $status
+fail() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
 }
 
-# python_for_venv: print a Python >= 3.11 that can make virtual environments.
-python_for_venv() {
+# step WHAT COMMAND...: run a long step with a sign of life every 15 seconds; its output is shown only if it fails.
+# Within a function that is run so, `set -e` is off: chain with &&.
+step() {
+  local what=$1 log ticker status=0 started=$SECONDS
+  shift
+  say "$what"
+  log=$(mktemp)
+  while sleep 15 >/dev/null 2>&1; do
+    printf '    still at it after %d s  %s\n' $((SECONDS - started)) "$(tail -n 1 "$log" | cut -c 1-80)" >&2
+  done &
+  ticker=$!
+  "$@" >"$log" 2>&1 || status=$?
+  kill "$ticker"
+  wait "$ticker" 2>/dev/null || true
+  [ "$status" = 0 ] || cat "$log" >&2
+  rm -f "$log"
+  [ "$status" = 0 ] || fail "$what: failed, see above"
+  printf '    done in %d s\n' $((SECONDS - started)) >&2
+}
+
+# set_up_packages PROGRAM=PACKAGE...: install what is missing, in one run. Where that is not possible only say what it is:
+# the tests that need it say so too.
+set_up_packages() {
+  local pair missing=()
+  for pair in "$@"; do
+    command -v "${pair%=*}" >/dev/null || missing+=("${pair#*=}")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    say "missing (Debian: as root, apt-get install ${missing[*]})"
+    return
+  fi
+  step "updating the package lists" apt-get update -q
+  step "installing ${missing[*]}" install_packages "${missing[@]}"
+}
+
+# The lab starts daemons of its own: the packages' services are neither started now (policy-rc.d is Debian's way to say
+# that) nor at the next boot. A policy that the machine has already is left alone.
+install_packages() (
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+  fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" || exit
+  [ ! -d /run/systemd/system ] || systemctl disable --quiet ovn-central ovn-host openvswitch-switch
+)
+
+# The name of a Python that is new enough and can make a virtual environment (Debian's cannot without python3-venv).
+base_python() {
   local candidate
-  for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 /usr/bin/python3; do
-    if command -v "$candidate" >/dev/null 2>&1 &&
-      "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      command -v "$candidate"
-      return 0
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+    if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
     fi
   done
   return 1
 }
 
-# need_venv: .venv with the locked dependencies and the checkout itself.
-need_venv() {
-  local stamp python
-  stamp=$(cat "$repository/requirements.lock" "$repository/pyproject.toml" | sha256sum | cut -c1-16)
-  [ "$(cat "$venv/.stamp" 2>/dev/null)" = "$stamp" ] && return 0
-  if ! python=$(python_for_venv); then
-    need_packages "no-python3-with-venv=python3 no-ensurepip=python3-venv" || die "Python >= 3.11 with venv is needed (package python3-venv)"
-    python=$(python_for_venv) || die "Python >= 3.11 is needed"
-  fi
-  say "installing the locked Python dependencies into .venv"
-  rm -rf "$venv"
-  "$python" -m venv "$venv"
-  "$venv/bin/pip" install -q --disable-pip-version-check --require-hashes -r "$repository/requirements.lock"
-  "$venv/bin/pip" install -q --disable-pip-version-check --no-deps -e "$repository"
-  echo "$stamp" >"$venv/.stamp"
+set_up_venv() {
+  local base made_from
+  base_python >/dev/null || set_up_packages ensurepip=python3-venv # there is no such program: always missing
+  base=$(base_python) || fail "needs Python 3.11 or newer with venv and ensurepip (package python3-venv)"
+  made_from="$("$base" --version) $root $(sha256sum <"$root/requirements-dev.lock")"
+  [ "$(cat "$venv/made-from" 2>/dev/null)" != "$made_from" ] || return 0
+  step "making .venv from requirements-dev.lock" make_venv "$base"
+  echo "$made_from" >"$venv/made-from"
 }
 
-# need_lab: everything for real OVN, real Kubernetes and real guests.
-need_lab() {
-  need_packages "$lab_packages" || return 1
-  PYTHON=$venv/bin/python "$repository/hack/kube/build" >/dev/null || return 1
-  "$venv/bin/python" -m hack.lab.guest build >/dev/null || return 1
+make_venv() {
+  local pip=("$python" -m pip --disable-pip-version-check --no-input)
+  rm -rf "$venv" &&
+    "$1" -m venv "$venv" &&
+    "${pip[@]}" install --require-hashes -r "$root/requirements-dev.lock" &&
+    "${pip[@]}" install --no-deps --no-build-isolation -e "$root"
+}
+
+# All that the lab needs: packages, the control plane program, the guest's kernel.
+set_up_lab() {
+  set_up_packages "${lab_packages[@]}"
+  set_up_venv
+  "$root/hack/kube/build" >/dev/null
+  cd "$root"
+  # apt's lists may be missing, or too old for the kernel that the mirror has now.
+  "$python" -m hack.lab.guest build >/dev/null || {
+    step "updating the package lists" apt-get update -q
+    "$python" -m hack.lab.guest build >/dev/null
+  }
 }
