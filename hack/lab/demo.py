@@ -68,7 +68,7 @@ def tell(cluster: Cluster, kubevirt: KubeVirt, story: Story) -> None:
         story.chapter("2. Stop, start, restart: the address stays")
         kubevirt.stop_vm("default", "testvm")
         kubevirt.wait_phase("default", "testvm", "", SECONDS)
-        until(lambda: not ovn.option("testvm.default", "requested-chassis"), "stopped: the port is kept, bound nowhere")
+        until(lambda: not ovn.placed("testvm.default"), "stopped: the port is kept, bound nowhere")
         port("testvm.default")
         kubevirt.start_vm("default", "testvm")
         kubevirt.wait_running("default", "testvm", SECONDS)
@@ -93,34 +93,35 @@ def tell(cluster: Cluster, kubevirt: KubeVirt, story: Story) -> None:
         story.show("kubectl get events --field-selector involvedObject.name=clone,type=Warning", kube.kubectl(*events))
         if ovn.port("clone.default"):
             raise RuntimeError("the refused VM has a port")
+
+        story.chapter("4. Delete the first of the two: its port goes, the address is free, and the other gets it")
+        story.show("kubectl delete vm chosen", kube.kubectl("delete", "vm", "chosen", "--wait=false"))
+        until(lambda: not ovn.port("chosen.default"), "its port is gone, with the launcher's end and not before")
+        until(lambda: ovn.port("clone.default"), "the refused VM has its port")
+        same("10.16.0.15", address("clone.default"), "clone", story)
         kube.kubectl("delete", "vm", "clone", "--wait=false")
-
-        story.chapter("4. Live migration: node to node, with a ping every 10 ms and one TCP connection from node3")
-        migrations(cluster, kubevirt, peer, story)
-
-        story.chapter("5. Delete the first VM: the port goes, the address is free")
-        kube.kubectl("delete", "vm", "testvm", "--wait=false")
-        until(lambda: not ovn.port("testvm.default"), "the port is gone, with the launcher's end and not before")
         story.show("ovn-nbctl lsp-list ovn-default", ovn.nbctl("lsp-list", "ovn-default"))
+
+        story.chapter("5. Live migration around three nodes, with a ping every 10 ms and one TCP connection from node3")
+        migrations(cluster, kubevirt, peer, story)
 
 
 def migrations(cluster: Cluster, kubevirt: KubeVirt, peer: Peer, story: Story) -> None:
-    ovn, kube = cluster.ovn, cluster.kube
-    kube.kubectl("delete", "vm", "chosen", "--wait=false")
-    kubevirt.wait_phase("default", "chosen", "", SECONDS)
+    """Three of them. Cordons choose the target, as the scheduler would choose any other node."""
+    ovn = cluster.ovn
     address = ovn.nbctl("get", "Logical_Switch_Port", "testvm.default", "addresses").strip().strip('[]"').split()[1]
     rows = []
     with peer.connect(address) as tcp, peer.stream(address) as stream:
         for number in range(1, 4):
             source = kubevirt.vmi("default", "testvm")["status"]["nodeName"]  # type: ignore[index]
+            target = f"node{int(source[-1]) % 3 + 1}"
+            kubevirt.cordon(*(node for node in kubevirt.nodes if node != target))
             seen: list[str] = []
             began, tcp.longest_gap = stream.mark(), 0.0
             name = kubevirt.migrate("default", "testvm")
             deadline = time.monotonic() + SECONDS
             while time.monotonic() < deadline:
-                options = " ".join(
-                    filter(None, (ovn.option("testvm.default", key) for key in ("requested-chassis", "activation-strategy")))
-                )
+                options = ovn.placed("testvm.default")
                 if not seen or seen[-1] != options:
                     seen.append(options)
                     story.say(f"migration {number}: requested-chassis, activation-strategy: {options}")
@@ -128,7 +129,7 @@ def migrations(cluster: Cluster, kubevirt: KubeVirt, peer: Peer, story: Story) -
                     break
             if kubevirt.wait_migration("default", name) != "Succeeded" or len(seen) < 3:
                 raise RuntimeError(f"the migration did not succeed: {seen}")
-            target = kubevirt.vmi("default", "testvm")["status"]["nodeName"]  # type: ignore[index]
+            kubevirt.uncordon(*kubevirt.nodes)
             report, loss = kubevirt.report("default", name), stream.loss(began)
             rows.append((number, source, target, report.paused_ms, loss.longest_gap, loss.lost, loss.duplicates, tcp.longest_gap))
     if tcp.error:

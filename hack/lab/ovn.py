@@ -273,8 +273,17 @@ class OvnLab:
         text = self.nbctl("find", "Logical_Switch_Port", f'name="{name}"')
         return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines()) if key}
 
-    def option(self, port: str, key: str) -> str:
-        """One of the port's options; empty if it is not set, or the port does not exist."""
-        return self.nbctl("--if-exists", "get", "Logical_Switch_Port", port, f"options:{key}").strip().strip('"') if self.port(
-            port
-        ).get("options", "").find(key) >= 0 else ""
+    def options(self, port: str) -> dict[str, str]:
+        """A port's options; empty if it has none, or does not exist."""
+        text = self.nbctl("--bare", "--columns=options", "find", "Logical_Switch_Port", f'name="{port}"')
+        return dict(pair.split("=", 1) for pair in text.split())
+
+    def placed(self, port: str) -> str:
+        """requested-chassis and activation-strategy as one word each: `chassis1,chassis2 rarp`; empty for neither."""
+        options = self.options(port)
+        return " ".join(options[key] for key in ("requested-chassis", "activation-strategy") if key in options)
+
+    def addresses(self, port: str) -> list[str]:
+        """The IP addresses of a port; empty if it does not exist."""
+        text = self.nbctl("--bare", "--columns=addresses", "find", "Logical_Switch_Port", f'name="{port}"')
+        return text.split()[1:]
