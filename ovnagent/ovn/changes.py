@@ -68,6 +68,9 @@ class _Operations:
         self.removed: defaultdict[str, list[str]] = defaultdict(list)
 
     def create_switch(self, name: str, cluster: str) -> None:
+        """Only if there is none of this name at that moment: OVN would allow a second one."""
+        none = {"op": "wait", "table": "Logical_Switch", "where": [["name", "==", name]], "timeout": 0}
+        self.rows.append({**none, "columns": ["name"], "until": "==", "rows": []})
         named = _new_name()
         self.switches[name] = ["named-uuid", named]
         row = {"name": name, "external_ids": _map({"ovnagent-cluster": cluster})}

@@ -20,6 +20,8 @@ class FrameParser:
     """Takes a stream in pieces; `is_done` when one JSON object or array is complete (as ovs.json.Parser)."""
 
     def __init__(self, check_trailer: bool = False) -> None:
+        """`check_trailer`: whatever follows the value belongs to it, and is an error (whole files and strings)."""
+        self._check_trailer = check_trailer
         self._pieces: list[str] = []
         self._pending = ""
         """The beginning of a string whose end has not come yet."""
@@ -29,6 +31,9 @@ class FrameParser:
 
     def feed(self, text: str) -> int:
         """Take what belongs to the value; returns how many characters of `text` that was."""
+        if self._done:
+            self._pieces.append(text if self._check_trailer else "")
+            return len(text) if self._check_trailer else 0
         before = len(self._pending)
         text = self._pending + text
         self._pending = ""
@@ -44,8 +49,9 @@ class FrameParser:
                 self._depth -= 1
                 if self._depth == 0:
                     self._done = True
-                    self._pieces.append(text[: token.end()])
-                    return token.end() - before
+                    end = len(text) if self._check_trailer else token.end()
+                    self._pieces.append(text[:end])
+                    return end - before
             elif token[1] is None:
                 self._depth += 1
         self._pieces.append(text)
@@ -62,7 +68,7 @@ class FrameParser:
             return self._error
         try:
             return json.loads("".join(self._pieces))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return str(error)
 
 

@@ -1,13 +1,15 @@
 """The copy of the Northbound database: which rows are asked for, and the snapshots made of them.
 
-Two things are not as the IDL would have them. `Logical_Switch.ports` never becomes a column of a row: the IDL copies and
-compares the whole set at every change (59 ms at 10,000 ports). Its differences are taken from the protocol instead, and
-only to know where a port is and which ports on the agent's switches are foreign. The condition on Logical_Switch_Port
-follows from that: the agent's own rows, and those foreign ones by UUID. 100,000 ports on other switches are never copied.
+`Logical_Switch.ports` never becomes a column of a row: the IDL copies and compares the whole set at every change (59 ms
+at 10,000 ports). Its differences are taken from the protocol instead, and only to know where a port is and which ports on
+the agent's switches are foreign. The condition on Logical_Switch_Port follows from that: the agent's own rows, and those
+foreign ones by UUID. 100,000 ports on other switches are never copied.
 """
 
 from __future__ import annotations
 
+import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +19,9 @@ from ovs.db import idl as ovs_idl
 from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, own_options
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.connection import Replica
+from ovnagent.ovn.inventory import Inventory, foreign_port
 
-MANY_FOREIGN = 500
+MANY_FOREIGN = 300
 """From so many foreign ports on the agent's switches on, all ports are copied: ovsdb-server compares every changed row
 with every clause of a condition."""
 
@@ -35,21 +38,10 @@ class Listeners:
     """What others use: foreign ports, router ports, NB_Global."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignPort:
-    name: str
-    switch: str
-    ips: tuple[str, ...]
-    macs: tuple[str, ...]
-    router_port: str
-
-    @property
-    def phrase(self) -> str:
-        return f"router port {self.router_port}" if self.router_port else f"logical switch port {self.name}"
-
-
 class NorthboundReplica(Replica):
-    """Runs in the connection's thread; its public attributes may be read from any."""
+    """Runs in the connection's thread; its public attributes may be read from any.
+
+    A row that changes is replaced in its mapping, never taken out in between: a reader sees the old or the new one."""
 
     def __init__(
         self,
@@ -63,28 +55,30 @@ class NorthboundReplica(Replica):
         self.cluster = cluster
         self.wanted_switches = wanted_switches
         self.listeners = listeners
-        self.watched_names: set[str] = set()
         self.complete = False
+        self._watched_names: frozenset[str] = frozenset()
+        self._had_lock = False
         self._reset()
         super().__init__(remote, helper, leader_only)
-        self._had_lock = False
-        self.update_conditions()
-        self.on_update = self._updated
+        self._update_conditions()
 
     def _reset(self) -> None:
         self.own: dict[str, PresentPort] = {}
-        self.names_of: dict[VmKey, set[str]] = {}
+        """By name."""
+        self.own_by_id: dict[str, PresentPort] = {}
+        self.ids_of: defaultdict[VmKey, set[str]] = defaultdict(set)
         self.switches: dict[str, str] = {}
-        self.taken_ips: dict[str, dict[str, str]] = {}
-        self.taken_macs: dict[str, dict[str, str]] = {}
-        self.foreign_names: dict[str, str] = {}
+        """Name -> UUID. The first of them where several have one name, which OVN allows."""
+        self.inventory = Inventory()
         self.global_ids: dict[str, str] = {}
-        self._own_names: dict[str, str] = {}  # row UUID -> name
-        self._foreign: dict[str, ForeignPort] = {}  # row UUID ->
-        self._member_of: dict[str, str] = {}  # port UUID -> name of its switch
+        self._switch_names: dict[str, str] = {}  # by UUID, as all below
+        self._members: defaultdict[str, set[str]] = defaultdict(set)  # ports of a switch
+        self._switch_of: dict[str, str] = {}  # switch of a port
+        self._moved: set[str] = set()  # ports whose switch has changed since they were last looked at
         self._unowned: set[str] = set()  # ports on the agent's switches that are not the agent's
-        self._homeless: set[str] = set()  # ports of the agent's on a switch that is not known
-        self._routers: dict[str, tuple[str, tuple[str, ...]]] = {}  # router port -> MAC, networks
+        self._homeless: set[str] = set()  # the agent's ports on other switches than the agent's
+        self._copy_all_ports = False
+        self._conditions_stale = True
         self._dirty: set[VmKey] = set()
         self._inventory_dirty = False
         self._everything_dirty = True
@@ -95,48 +89,59 @@ class NorthboundReplica(Replica):
 
     # -- which rows are asked for
 
-    def update_conditions(self) -> None:
-        """Ask for the rows that are of interest now. Caller holds the connection's lock, or is its thread."""
+    def watch_names(self, names: frozenset[str]) -> None:
+        """Ask for ports of these names, on whatever switch and whosever they are."""
+        self._watched_names = names
+        self._conditions_stale = True
+
+    def _update_conditions(self) -> None:
+        self._conditions_stale = False
         switches: list[Any] = [["name", "==", name] for name in sorted(self.wanted_switches)]
         switches += [["ports", "includes", ["uuid", port]] for port in sorted(self._homeless)]
         ports: list[Any] = [["external_ids", "includes", ["map", [[CLUSTER, self.cluster]]]]]
-        ports += [["name", "==", name] for name in sorted(self.watched_names)]
+        ports += [["name", "==", name] for name in sorted(self._watched_names)]
         ports += [["_uuid", "==", ["uuid", port]] for port in sorted(self._unowned)]
-        if len(self._unowned) > MANY_FOREIGN:
-            ports = [True]
-        for table, condition in (("Logical_Switch", switches), ("Logical_Switch_Port", ports)):
-            if self.tables[table].condition_state.latest != condition:
-                self.cond_change(table, condition)
+        # Once all, always all: not to and fro at the border.
+        self._copy_all_ports |= len(self._unowned) > MANY_FOREIGN
+        self.cond_change("Logical_Switch", switches)
+        self.cond_change("Logical_Switch_Port", [True] if self._copy_all_ports else ports)
 
     # -- Logical_Switch.ports, from the protocol
 
     def _Idl__apply_diff(self, table: Any, row: Any, row_diff: dict[str, Any]) -> Any:  # noqa: N802
-        if table.name == "Logical_Switch" and "ports" in row_diff:
-            row_diff = dict(row_diff)
-            for member in _uuids(row_diff.pop("ports")):
-                # A difference of sets: what was in is out, and what was out is in.
-                self._set_member(row.name, member, self._member_of.get(member) != row.name)
-        return super()._Idl__apply_diff(table, row, row_diff)
+        if table.name != "Logical_Switch":
+            return super()._Idl__apply_diff(table, row, row_diff)
+        switch = str(row.uuid)
+        rest = dict(row_diff)
+        # A difference of sets (ovsdb-server(7), 4.1.14): what was in is out, and what was out is in.
+        for member in _uuids(rest.pop("ports", ["set", []])):
+            self._set_member(switch, member, member not in self._members[switch])
+        if "name" in rest:
+            self._switch_names[switch] = rest["name"]
+            self._moved |= self._members[switch]
+        return super()._Idl__apply_diff(table, row, rest)
 
     def _Idl__row_update(self, table: Any, row: Any, row_json: dict[str, Any]) -> Any:  # noqa: N802
-        if table.name == "Logical_Switch" and "ports" in row_json:
-            row_json = dict(row_json)
-            for member in _uuids(row_json.pop("ports")):
-                self._set_member(row_json["name"], member, True)
-        return super()._Idl__row_update(table, row, row_json)
+        if table.name != "Logical_Switch":
+            return super()._Idl__row_update(table, row, row_json)
+        rest = dict(row_json)
+        self._switch_names[str(row.uuid)] = rest["name"]
+        for member in _uuids(rest.pop("ports", ["set", []])):
+            self._set_member(str(row.uuid), member, True)
+        return super()._Idl__row_update(table, row, rest)
 
     def _set_member(self, switch: str, member: str, present: bool) -> None:
         if present:
-            self._member_of[member] = switch
-        elif self._member_of.get(member) == switch:
-            del self._member_of[member]
-        if (name := self._own_names.get(member)) is not None:  # moved behind the agent's back, or homeless until now
-            self._place(name)
-        elif present and switch in self.wanted_switches:
-            self._unowned.add(member)
-        elif member in self._unowned:
-            self._unowned.discard(member)
-            self._forget(member)
+            self._members[switch].add(member)
+            self._switch_of[member] = switch
+        else:
+            self._members[switch].discard(member)
+            if self._switch_of.get(member) == switch:  # else it has moved to a switch that was looked at before this one
+                del self._switch_of[member]
+        self._moved.add(member)
+
+    def _switch_name(self, port_id: str) -> str:
+        return self._switch_names.get(self._switch_of.get(port_id, ""), "")
 
     # -- rows
 
@@ -144,145 +149,94 @@ class NorthboundReplica(Replica):
         gone = event == ovs_idl.ROW_DELETE
         match row._table.name:
             case "Logical_Switch":
-                self._notify_switch(row, gone)
+                self._notify_switch(str(row.uuid), gone)
             case "Logical_Switch_Port":
-                self._notify_port(str(row.uuid), row, gone)
+                self._look_at_port(str(row.uuid), None if gone else row)
+            case "Logical_Router_Port" if gone:
+                self._inventory_dirty |= self.inventory.remove_router_port(_column(row, "name"))
             case "Logical_Router_Port":
-                self._notify_router_port(row, gone)
+                name, mac, networks = (_column(row, column) for column in ("name", "mac", "networks"))
+                self._inventory_dirty |= self.inventory.put_router_port(name, mac, networks)
             case "NB_Global":
-                self.global_ids = {} if gone else dict(row.external_ids)
+                self.global_ids = {} if gone else dict(_column(row, "external_ids"))
                 self._inventory_dirty = True
 
-    def _notify_switch(self, row: Any, gone: bool) -> None:
-        if not gone and self.switches.get(row.name) == str(row.uuid):
-            return  # its ports changed; that has been noted
+    def _notify_switch(self, switch: str, gone: bool) -> None:
         if gone:
-            self.switches.pop(row.name, None)
-            for member in [member for member, switch in self._member_of.items() if switch == row.name]:
-                self._set_member(row.name, member, False)
+            for member in list(self._members[switch]):
+                self._set_member(switch, member, False)
+            del self._members[switch], self._switch_names[switch]
+        switches = {name: row_id for row_id, name in sorted(self._switch_names.items(), reverse=True)}
+        if switches != self.switches:
+            self.switches = switches
+            self._everything_dirty = True
+
+    def _look_at_port(self, row_id: str, row: Any) -> None:
+        """Sort a port in: the agent's own, a foreign one that matters, or neither. `row` is None where it is not copied."""
+        self._moved.discard(row_id)
+        switch = self._switch_name(row_id)
+        external_ids = _column(row, "external_ids") if row is not None else {}
+        own = external_ids.get(CLUSTER) == self.cluster
+        self._note(self._unowned, row_id, not own and switch in self.wanted_switches)
+        self._note(self._homeless, row_id, own and switch not in self.wanted_switches)
+        self._set_own(row_id, _own_port(row, switch, external_ids) if own else None)
+        if row is not None and (row_id in self._unowned or (not own and _column(row, "name") in self._watched_names)):
+            foreign = foreign_port(
+                _column(row, "name"),
+                switch if switch in self.wanted_switches else "",
+                _column(row, "type"),
+                (*_column(row, "addresses"), *_column(row, "dynamic_addresses")),
+                _column(row, "options"),
+            )
+            self._inventory_dirty |= self.inventory.put(row_id, foreign)
         else:
-            self.switches[row.name] = str(row.uuid)
-        self._everything_dirty = True
+            self._inventory_dirty |= self.inventory.remove(row_id)
 
-    def _notify_port(self, row_id: str, row: Any, gone: bool) -> None:
-        self._disown(row_id)
-        self._forget(row_id)
-        if gone:
-            self._unowned.discard(row_id)
+    def _note(self, ports: set[str], row_id: str, belongs: bool) -> None:
+        """Put a port into a set on which the conditions depend, or take it out."""
+        if belongs != (row_id in ports):
+            (ports.add if belongs else ports.discard)(row_id)
+            self._conditions_stale = True
+
+    def _set_own(self, row_id: str, port: Port | None) -> None:
+        old = self.own_by_id.get(row_id)
+        if port is not None:
+            if old is not None and old.port == port:
+                return  # a column or key of somebody else's
+            present = PresentPort(row_id, port)
+            self.own_by_id[row_id] = self.own[port.name] = present
+            self.ids_of[port.vm].add(row_id)
+            self._dirty.add(port.vm)
+        if old is None:
             return
-        external_ids = _column(row, "external_ids")
-        if external_ids.get(CLUSTER) == self.cluster:
-            self._unowned.discard(row_id)
-            self._own(row_id, row, external_ids)
-            return
-        switch = self._member_of.get(row_id, "")
-        if switch in self.wanted_switches:
-            self._unowned.add(row_id)
-        elif row.name not in self.watched_names:
-            return
-        entries = [entry.split() for entry in (*row.addresses, *row.dynamic_addresses)]
-        foreign = ForeignPort(
-            name=row.name,
-            switch=switch,
-            ips=tuple(ip for entry in entries for ip in entry[1:] if ip != "dynamic"),
-            macs=tuple(entry[0].lower() for entry in entries if ":" in entry[0]),
-            router_port=row.options.get("router-port", "") if row.type == "router" else "",
-        )
-        self._foreign[row_id] = foreign
-        self.foreign_names[foreign.name] = foreign.phrase
-        self._take(foreign)
-
-    def _own(self, row_id: str, row: Any, external_ids: dict[str, str]) -> None:
-        port = Port(
-            name=_column(row, "name"),
-            switch=self._member_of.get(row_id, ""),
-            addresses=tuple(sorted(_column(row, "addresses"))),
-            port_security=tuple(sorted(_column(row, "port_security"))),
-            type=_column(row, "type"),
-            enabled=_column(row, "enabled") != [False],
-            options=own_options(_column(row, "options"), external_ids),
-            external_ids=own_external_ids(external_ids),
-        )
-        self._own_names[row_id] = port.name
-        self.own[port.name] = PresentPort(row_id, port)
-        self.names_of.setdefault(port.vm, set()).add(port.name)
-        self._dirty.add(port.vm)
-        if not port.switch:
-            self._homeless.add(row_id)
-
-    def _disown(self, row_id: str) -> None:
-        name = self._own_names.pop(row_id, None)
-        self._homeless.discard(row_id)
-        if name is None or self.own[name].uuid != row_id:  # the name may belong to a new row already
-            return
-        key = self.own.pop(name).port.vm
-        self._dirty.add(key)
-        self.names_of[key].discard(name)
-        if not self.names_of[key]:
-            del self.names_of[key]
-
-    def _place(self, name: str) -> None:
-        """Note on which switch an own port is."""
-        present = self.own[name]
-        switch = self._member_of.get(present.uuid, "")
-        if switch != present.port.switch:
-            values = {field: getattr(present.port, field) for field in Port.__slots__} | {"switch": switch}
-            self.own[name] = PresentPort(present.uuid, Port(**values))
-            self._dirty.add(present.port.vm)
-        (self._homeless.discard if switch else self._homeless.add)(present.uuid)
-
-    def _notify_router_port(self, row: Any, gone: bool) -> None:
-        attached = [foreign for foreign in self._foreign.values() if foreign.router_port == row.name]
-        for foreign in attached:
-            self._release(foreign)
-        if gone:
-            self._routers.pop(row.name, None)
-        else:
-            self._routers[row.name] = (row.mac.lower(), tuple(row.networks))
-        for foreign in attached:
-            self._take(foreign)
-
-    # -- what others use
-
-    def _uses(self, foreign: ForeignPort) -> Iterator[tuple[dict[str, str], str]]:
-        """(table of its switch, address) for all addresses of a foreign port, a router's included."""
-        mac, networks = self._routers.get(foreign.router_port, ("", ()))
-        ips = self.taken_ips.setdefault(foreign.switch, {})
-        macs = self.taken_macs.setdefault(foreign.switch, {})
-        yield from ((ips, ip) for ip in (*foreign.ips, *(network.partition("/")[0] for network in networks)))
-        yield from ((macs, mac) for mac in (*foreign.macs, mac) if mac)
-
-    def _take(self, foreign: ForeignPort) -> None:
-        for table, address in self._uses(foreign):
-            table[address] = foreign.phrase
-        self._inventory_dirty = True
-
-    def _release(self, foreign: ForeignPort) -> None:
-        for table, address in self._uses(foreign):
-            if table.get(address) == foreign.phrase:
-                del table[address]
-        self._inventory_dirty = True
-
-    def _forget(self, row_id: str) -> None:
-        foreign = self._foreign.pop(row_id, None)
-        if foreign is not None:
-            self._release(foreign)
-            self.foreign_names.pop(foreign.name, None)
+        self._dirty.add(old.port.vm)
+        if port is None:
+            del self.own_by_id[row_id]
+        if (port is None or port.name != old.port.name) and self.own.get(old.port.name) is old:
+            del self.own[old.port.name]
+        if port is None or port.vm != old.port.vm:
+            self.ids_of[old.port.vm].discard(row_id)
+            if not self.ids_of[old.port.vm]:
+                del self.ids_of[old.port.vm]
 
     # -- after each batch of updates
 
-    def _updated(self) -> None:
+    def updated(self) -> None:
         if not self.monitoring:
             if self.complete:
                 self.complete = False
                 self.listeners.everything()
             return
-        self.update_conditions()
+        while self._moved:
+            row_id = next(iter(self._moved))
+            self._look_at_port(row_id, self.tables["Logical_Switch_Port"].rows.get(uuid.UUID(row_id)))
+        if self._conditions_stale:
+            self._update_conditions()
         if self.has_lock != self._had_lock:
             self._had_lock = self.has_lock
             self._everything_dirty = True
-        if not all(table.condition_state.acked == table.condition_state.latest for table in self.tables.values()):
-            return  # rows that have been asked for are still to come
+        if not self.conditions_met and (not self.complete or self._homeless):
+            return  # what is missing may be the switch that a port has been moved to
         if not self.complete:
             self.complete = self._everything_dirty = True
         if self._everything_dirty:
@@ -294,6 +248,19 @@ class NorthboundReplica(Replica):
         if self._dirty:
             dirty, self._dirty = self._dirty, set()
             self.listeners.changed(dirty)
+
+
+def _own_port(row: Any, switch: str, external_ids: dict[str, str]) -> Port:
+    return Port(
+        name=_column(row, "name"),
+        switch=switch,
+        addresses=tuple(sorted(_column(row, "addresses"))),
+        port_security=tuple(sorted(_column(row, "port_security"))),
+        type=_column(row, "type"),
+        enabled=_column(row, "enabled") != [False],
+        options=own_options(_column(row, "options"), external_ids),
+        external_ids=own_external_ids(external_ids),
+    )
 
 
 def _column(row: Any, column: str) -> Any:

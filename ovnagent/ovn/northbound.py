@@ -6,22 +6,18 @@ addresses are taken. Snapshots are values; the IDL's rows never leave the connec
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-from ovs.db import idl as ovs_idl
-from ovsdbapp import exceptions
-from ovsdbapp.backend.ovs_idl import Backend, command, transaction
 
 from ovnagent.core.ports import PresentPort
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.changes import Change, Operation, operations
 from ovnagent.ovn.connection import Database, Tls
 from ovnagent.ovn.nb_replica import Listeners, NorthboundReplica
+from ovnagent.ovn.transaction import NotCommittedError, RefusedError, transact
 
-LOG = logging.getLogger(__name__)
+__all__ = ["Northbound", "NotCommittedError", "RefusedError"]
 
 COLUMNS = {
     "Logical_Switch": ("name", "ports"),
@@ -38,11 +34,6 @@ COLUMNS = {
     "Logical_Router_Port": ("name", "mac", "networks"),
     "NB_Global": ("external_ids",),
 }
-COMMIT_SECONDS = 15
-
-
-class NotCommittedError(Exception):
-    """Nothing was written, or nobody knows: no lock, no connection, no answer. The same facts will tell again."""
 
 
 class Northbound:
@@ -61,8 +52,10 @@ class Northbound:
         self.lock_name = "ovnagent_" + re.sub("[^a-zA-Z0-9]", lambda match: f"_{ord(match[0]):x}_", cluster)
         self._wanted_switches = frozenset(switches)
         self._listeners = listeners
-        self.database = Database("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls, listeners.everything)
+        self.database = Database("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls)
+        self._watched_names: frozenset[str] = frozenset()
         self.transactions = 0
+        """How many have been attempted."""
 
     def _make(self, remote: str, helper: Any, leader_only: bool) -> NorthboundReplica:
         return NorthboundReplica(remote, helper, leader_only, self.cluster, self._wanted_switches, self._listeners)
@@ -108,7 +101,7 @@ class Northbound:
         replica = self._replica
         if replica is None or replica.lock_name == name or not replica.monitoring:
             return
-        self.database.call(lambda: replica.set_lock(name))
+        self.database.request(lambda: replica.set_lock(name))
 
     # -- snapshots
 
@@ -121,11 +114,12 @@ class Northbound:
         replica = self._replica
         if replica is None:
             return ()
-        return tuple(replica.own[name] for name in sorted(replica.names_of.get(key, ())) if name in replica.own)
+        rows = (replica.own_by_id.get(row_id) for row_id in sorted(replica.ids_of.get(key, ())))
+        return tuple(sorted((row for row in rows if row is not None), key=lambda row: row.port.name))
 
     def vm_keys(self) -> set[VmKey]:
         """All VMs that have rows."""
-        return set(self._replica.names_of) if self._replica else set()
+        return set(self._replica.ids_of) if self._replica else set()
 
     @property
     def switches(self) -> Mapping[str, str]:
@@ -134,15 +128,15 @@ class Northbound:
 
     def taken(self, switch: str) -> Mapping[str, str]:
         """IP address -> phrase naming the foreign port that has it, on this switch."""
-        return self._replica.taken_ips.get(switch, {}) if self._replica else {}
+        return self._replica.inventory.ips.get(switch, {}) if self._replica else {}
 
     def taken_macs(self, switch: str) -> Mapping[str, str]:
-        return self._replica.taken_macs.get(switch, {}) if self._replica else {}
+        return self._replica.inventory.macs.get(switch, {}) if self._replica else {}
 
     @property
     def foreign_names(self) -> Mapping[str, str]:
         """Port name -> phrase naming whose it is, of foreign ports that are known."""
-        return self._replica.foreign_names if self._replica else {}
+        return self._replica.inventory.names if self._replica else {}
 
     def global_external_id(self, key: str) -> str:
         """A value of NB_Global's external_ids, or an empty string."""
@@ -151,9 +145,9 @@ class Northbound:
     def watch_names(self, names: set[str]) -> None:
         """Port names that foreign rows on other switches have: watch those rows, so that their going wakes us."""
         replica = self._replica
-        if replica is not None and replica.watched_names != names:
-            replica.watched_names = set(names)
-            self.database.call(replica.update_conditions)
+        if replica is not None and self._watched_names != names:
+            self._watched_names = frozenset(names)
+            self.database.request(lambda: replica.watch_names(frozenset(names)))
 
     # -- writing
 
@@ -161,7 +155,7 @@ class Northbound:
         """One transaction for all groups (a group is a VM's, and atomic). For each group None, or why the database
         refused it: a refused transaction is split until the bad group is alone.
 
-        Raises NotCommittedError where nothing was written at all."""
+        Raises NotCommittedError where it is not known that all was written: look at the same VMs again."""
         errors: list[str | None] = [None] * len(groups)
         self._commit([(index, group) for index, group in enumerate(groups) if group], errors)
         return errors
@@ -191,61 +185,6 @@ class Northbound:
             mutations.append(["external_ids", "insert", ["map", [[key, value]]]])
         self._transact([{"op": "mutate", "table": "NB_Global", "where": [], "mutations": mutations}])
 
-    def _transact(self, rows: list[Operation]) -> None:
-        connection = self.database.connection
-        if connection is None:
-            raise NotCommittedError("not connected to the Northbound database")
+    def _transact(self, operations: list[Operation]) -> None:
         self.transactions += 1
-        try:
-            status, error = _Transaction(_Api(connection), connection, rows).commit()
-        except exceptions.TimeoutException as timeout:
-            raise NotCommittedError(f"no answer from the Northbound database within {COMMIT_SECONDS} s") from timeout
-        if status in (ovs_idl.Transaction.SUCCESS, ovs_idl.Transaction.UNCHANGED):
-            return
-        if status == ovs_idl.Transaction.ERROR:
-            raise RefusedError(error)
-        raise NotCommittedError(f"Northbound transaction: {ovs_idl.Transaction.status_to_string(status)}")
-
-
-class RefusedError(Exception):
-    """The database understood the transaction and will not have it."""
-
-
-class _Api(Backend):  # type: ignore[misc]
-    """What ovsdbapp's transaction wants to know of its backend. (Backend keeps one connection a class; not here.)"""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    @property
-    def idl(self) -> Any:
-        return self._connection.idl
-
-
-class _Operations(command.BaseCommand):  # type: ignore[misc]
-    def __init__(self, api: _Api, rows: list[Operation]) -> None:
-        super().__init__(api)
-        self.rows = rows
-
-    def run_idl(self, txn: Any) -> None:
-        for row in self.rows:
-            txn.add_op(row)
-
-
-class _Transaction(transaction.Transaction):  # type: ignore[misc]
-    """One attempt. ovsdbapp's own tries again by itself, with rows computed from facts that may have changed since."""
-
-    def __init__(self, api: _Api, connection: Any, rows: list[Operation]) -> None:
-        super().__init__(api, connection, timeout=COMMIT_SECONDS, check_error=True)
-        self.add(_Operations(api, rows))
-
-    def commit(self) -> tuple[str, str]:
-        outcome: tuple[str, str] = super().commit()
-        return outcome
-
-    def do_commit(self) -> tuple[str, str]:
-        txn = ovs_idl.Transaction(self.api.idl)
-        for each in self.commands:
-            each.run_idl(txn)
-        status = txn.commit_block()
-        return status, txn.get_error() or ""
+        transact(self.database.connection, operations)

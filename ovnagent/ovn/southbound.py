@@ -36,7 +36,6 @@ class SouthboundReplica(Replica):
         self._chassis_dirty = True
         super().__init__(remote, helper, leader_only)
         self.watch(set())
-        self.on_update = self._updated
 
     def watch(self, ports: set[str]) -> None:
         self.cond_change("Port_Binding", [["logical_port", "==", port] for port in sorted(ports)])
@@ -57,7 +56,7 @@ class SouthboundReplica(Replica):
         else:
             self.bindings[row.logical_port] = _binding(row)
 
-    def _updated(self) -> None:
+    def updated(self) -> None:
         if not self.monitoring:
             if self.complete:
                 self.complete = False
@@ -90,7 +89,7 @@ class Southbound:
     ) -> None:
         self._listeners = (bindings_changed, chassis_changed)
         # Any member of a cluster will do: nothing is written here.
-        self.database = Database("OVN_Southbound", endpoints, COLUMNS, self._make, False, tls, chassis_changed)
+        self.database = Database("OVN_Southbound", endpoints, COLUMNS, self._make, False, tls)
         self._watched: set[str] = set()
         self._by_hostname: Mapping[str, tuple[str, ...]] = {}
 
@@ -130,7 +129,7 @@ class Southbound:
         if replica is None or ports == self._watched:
             return
         self._watched = set(ports)
-        self.database.call(lambda: replica.watch(ports))
+        self.database.request(lambda: replica.watch(ports))
 
     def binding(self, port: str) -> Binding | None:
         """Where a watched port is bound; None where that is not known."""

@@ -1,0 +1,378 @@
+"""The copy of NB and the writes to it, against a real ovsdb-server with other clients beside the agent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from hack.lab.process import wait_for
+from ovnagent.core.ports import CLUSTER, VM, Port, PresentPort
+from ovnagent.core.vm import VmKey
+from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, UpdatePort
+from ovnagent.ovn.nb_replica import MANY_FOREIGN, Listeners
+from ovnagent.ovn.northbound import Northbound, NotCommittedError
+from tests.integration.databases import Server, server
+
+SWITCHES = ("pods", "vlan7")
+SECONDS = 10
+
+
+@dataclass
+class Heard:
+    """What the agent has been told since it was last asked."""
+
+    rows: set[VmKey] = field(default_factory=set)
+    everything: int = 0
+    inventory: int = 0
+
+    def changed(self, keys: set[VmKey]) -> None:
+        self.rows |= keys
+
+    def all(self) -> None:
+        self.everything += 1
+
+    def others(self) -> None:
+        self.inventory += 1
+
+    def forget(self) -> None:
+        self.rows, self.everything, self.inventory = set(), 0, 0
+
+
+@dataclass
+class Agent:
+    northbound: Northbound
+    heard: Heard
+
+    def commit(self, *changes: Change) -> str | None:
+        return self.northbound.commit([changes])[0]
+
+    def row(self, name: str) -> PresentPort:
+        return wait_for(lambda: self.northbound.ports.get(name), SECONDS, f"port {name} in the copy")
+
+    def ready(self) -> None:
+        wait_for(lambda: self.northbound.synced, SECONDS, "the copy is complete")
+        self.northbound.acquire_lock()
+        wait_for(lambda: self.northbound.has_lock, SECONDS, "the lock is held")
+
+
+Start = Callable[..., Agent]
+
+
+@pytest.fixture
+def nb(tmp_path: Path) -> Iterator[Server]:
+    with server(tmp_path / "nb") as each:
+        each.nbctl("init")
+        yield each
+
+
+@pytest.fixture
+def start(nb: Server) -> Iterator[Start]:
+    """Starts agents, ready to write; ends them, and sees that no thread is left."""
+    threads = set(threading.enumerate())
+    with ExitStack() as stack:
+
+        def agent(cluster: str = "c1", remote: str = nb.remote, ready: bool = True) -> Agent:
+            heard = Heard()
+            northbound = Northbound(remote, cluster, SWITCHES, Listeners(heard.changed, heard.all, heard.others))
+            northbound.start()
+            stack.callback(northbound.stop)
+            found = Agent(northbound, heard)
+            if ready:
+                found.ready()
+            return found
+
+        yield agent
+    assert set(threading.enumerate()) == threads
+
+
+@pytest.fixture
+def agent(nb: Server, start: Start) -> Agent:
+    found = start()
+    assert found.commit(*(CreateSwitch(name, "c1") for name in SWITCHES)) is None
+    return found
+
+
+def port(name: str, switch: str = "pods", ip: str = "10.16.0.2", cluster: str = "c1", **options: str) -> Port:
+    return Port(
+        name=name,
+        switch=switch,
+        addresses=(f"02:00:00:00:00:01 {ip}",),
+        port_security=(f"02:00:00:00:00:01 {ip}",),
+        options=tuple(sorted((key.replace("_", "-"), value) for key, value in options.items())),
+        external_ids=((CLUSTER, cluster), (VM, f"default/{name}")),
+    )
+
+
+# -- rows come and go
+
+
+def test_a_port_is_created_changed_and_deleted(nb: Server, agent: Agent) -> None:
+    wanted = port("testvm.default", requested_chassis="chassis1")
+    assert agent.commit(CreatePort(wanted)) is None
+    present = agent.row("testvm.default")
+    assert present.port == wanted
+    assert nb.nbctl("lsp-get-addresses", "testvm.default") == "02:00:00:00:00:01 10.16.0.2"
+
+    changed = replace(wanted, addresses=("02:00:00:00:00:01 10.16.0.3",), options=(), enabled=False)
+    assert agent.commit(UpdatePort(present, changed)) is None
+    wait_for(lambda: agent.row("testvm.default").port == changed, SECONDS, "the change in the copy")
+    assert nb.nbctl("get", "Logical_Switch_Port", "testvm.default", "options") == "{}"
+
+    assert agent.northbound.vm_keys() == {VmKey("default", "testvm.default")}
+    assert agent.commit(DeletePort(agent.row("testvm.default"))) is None
+    wait_for(lambda: not agent.northbound.ports, SECONDS, "the copy without the port")
+    assert agent.northbound.vm_keys() == set()
+    assert nb.nbctl("lsp-list", "pods") == ""
+
+
+def test_switch_and_ports_come_in_one_transaction(nb: Server, start: Start) -> None:
+    agent = start()
+    before = agent.northbound.transactions
+    groups = [[CreateSwitch("pods", "c1")], *([CreatePort(port(f"vm{n}", ip=f"10.16.0.{n + 2}"))] for n in range(200))]
+    assert agent.northbound.commit(groups) == [None] * 201
+    assert agent.northbound.transactions == before + 1
+    assert len(nb.nbctl("lsp-list", "pods").splitlines()) == 200
+    wait_for(lambda: len(agent.northbound.ports) == 200, SECONDS, "all ports in the copy")
+
+
+def test_a_switch_that_somebody_else_created_meanwhile_is_not_created_twice(nb: Server, start: Start) -> None:
+    agent = start()
+    nb.nbctl("ls-add", "pods")
+    with pytest.raises(NotCommittedError):
+        agent.commit(CreateSwitch("pods", "c1"), CreatePort(port("vm1")))
+    assert len(nb.nbctl("ls-list").splitlines()) == 1
+    wait_for(lambda: "pods" in agent.northbound.switches, SECONDS, "the other's switch in the copy")
+    assert agent.commit(CreatePort(port("vm1"))) is None
+
+
+def test_only_what_differs_is_written(nb: Server, agent: Agent) -> None:
+    agent.commit(CreatePort(port("vm1", requested_chassis="chassis1")))
+    present = agent.row("vm1")
+    nb.nbctl("set", "Logical_Switch_Port", "vm1", "options:vlan-passthru=true", "external_ids:neutron=x")
+    # Changed behind the agent's back after it looked: a whole-row write would undo it.
+    nb.nbctl("lsp-set-port-security", "vm1", "02:00:00:00:00:09")
+
+    agent.commit(UpdatePort(present, port("vm1", requested_chassis="chassis1,chassis2", activation_strategy="rarp")))
+    options = nb.nbctl("get", "Logical_Switch_Port", "vm1", "options")
+    assert options == '{activation-strategy=rarp, requested-chassis="chassis1,chassis2", vlan-passthru="true"}'
+    assert "neutron=x" in nb.nbctl("get", "Logical_Switch_Port", "vm1", "external_ids")
+    assert nb.nbctl("lsp-get-port-security", "vm1") == "02:00:00:00:00:09"
+
+
+def test_a_port_moves_between_switches_in_one_transaction(nb: Server, agent: Agent) -> None:
+    agent.commit(CreatePort(port("vm1")))
+    present = agent.row("vm1")
+    before = agent.northbound.transactions
+    assert agent.commit(UpdatePort(present, replace(present.port, switch="vlan7"))) is None
+    assert agent.northbound.transactions == before + 1
+    assert nb.nbctl("lsp-list", "pods") == ""
+    assert "vm1" in nb.nbctl("lsp-list", "vlan7")
+    wait_for(lambda: agent.row("vm1").port.switch == "vlan7", SECONDS, "the move in the copy")
+    assert agent.row("vm1").uuid == present.uuid
+
+
+def test_a_refused_row_holds_up_no_other(nb: Server, agent: Agent) -> None:
+    nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm13")
+    names = [f"vm{n}" for n in range(20)]
+    errors = agent.northbound.commit([[CreatePort(port(f"{name}.x")), CreatePort(port(name))] for name in names])
+    assert [name for name, error in zip(names, errors, strict=True) if error] == ["vm13"]
+    assert "vm13" in str(errors[13])
+    wait_for(lambda: len(agent.northbound.ports) == 38, SECONDS, "all other ports in the copy")
+    assert "vm13.x" not in agent.northbound.ports, "a group is written as a whole or not at all"
+
+
+def test_a_batch_with_a_refused_row_creates_its_switch_all_the_same(nb: Server, start: Start) -> None:
+    agent = start()
+    nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm7")
+    groups = [[CreateSwitch("pods", "c1")], *([CreatePort(port(f"vm{n}"))] for n in range(8))]
+    assert [error is None for error in agent.northbound.commit(groups)] == [True] * 8 + [False]
+    assert len(nb.nbctl("lsp-list", "pods").splitlines()) == 7
+
+
+def test_rows_and_switches_that_vanish_meanwhile_stop_nobody(nb: Server, agent: Agent) -> None:
+    for name in ("vm1", "vm2", "vm3"):
+        agent.commit(CreatePort(port(name)))
+    gone = {name: agent.row(name) for name in ("vm1", "vm2", "vm3")}
+    nb.nbctl("lsp-del", "vm1", "--", "lsp-del", "vm2", "--", "lsp-del", "vm3")
+    errors = agent.northbound.commit(
+        [
+            [DeletePort(gone["vm1"])],
+            [UpdatePort(gone["vm2"], port("vm2", ip="10.16.0.9"))],
+            [UpdatePort(gone["vm3"], port("vm3", switch="vlan7"))],
+            [CreatePort(port("vm4"))],
+            [CreatePort(port("vm5", switch="no-such-switch"))],
+        ]
+    )
+    assert [error is None for error in errors] == [True, True, False, True, False]
+    assert "no-such-switch" in str(errors[4])
+    wait_for(lambda: set(agent.northbound.ports) == {"vm4"}, SECONDS, "what is really there in the copy")
+
+
+# -- whose rows
+
+
+def test_rows_of_others_are_not_the_agents(nb: Server, agent: Agent, start: Start) -> None:
+    nb.nbctl("lsp-add", "pods", "foreign")
+    other = start(cluster="c2", ready=False)
+    agent.commit(CreatePort(port("vm1")))
+    wait_for(lambda: "vm1" in other.northbound.foreign_names, SECONDS, "the one agent's port, foreign to the other")
+    assert set(agent.northbound.ports) == {"vm1"}
+    assert set(other.northbound.ports) == set()
+
+
+def test_a_port_changed_or_removed_by_others_is_reported(nb: Server, agent: Agent) -> None:
+    agent.commit(CreatePort(port("vm1")))
+    agent.row("vm1")
+    key = {VmKey("default", "vm1")}
+    for command in (
+        ("lsp-set-addresses", "vm1", "unknown"),
+        ("remove", "Logical_Switch_Port", "vm1", "external_ids", "ovnagent-vm"),
+        ("set", "Logical_Switch_Port", "vm1", "external_ids:ovnagent-vm=default/vm1"),
+        ("set", "Logical_Switch_Port", "vm1", "name=vm2"),
+        ("lsp-del", "vm2"),
+    ):
+        agent.heard.forget()
+        nb.nbctl(*command)
+        wait_for(lambda: key <= agent.heard.rows, SECONDS, f"word of {' '.join(command)}")
+    assert agent.northbound.ports_of(VmKey("default", "vm1")) == ()
+    assert agent.northbound.ports == {}
+
+
+def test_keys_and_columns_of_others_wake_nobody(nb: Server, agent: Agent) -> None:
+    agent.commit(CreatePort(port("vm1")))
+    agent.commit(CreatePort(port("vm2")))
+    agent.row("vm2")
+    agent.heard.forget()
+    nb.nbctl("set", "Logical_Switch_Port", "vm1", "external_ids:theirs=1", "options:mcast_flood=true", "up=true")
+    nb.nbctl("lsp-set-addresses", "vm2", "unknown")
+    wait_for(lambda: agent.heard.rows, SECONDS, "word of the second port")
+    assert agent.heard.rows == {VmKey("default", "vm2")}
+
+
+def test_a_port_that_others_move_elsewhere_is_seen_there(nb: Server, agent: Agent) -> None:
+    agent.commit(CreatePort(port("vm1")))
+    row = agent.row("vm1").uuid
+    nb.nbctl("ls-add", "elsewhere")
+    move = ("remove", "Logical_Switch", "pods", "ports", row, "--", "add", "Logical_Switch", "elsewhere", "ports", row)
+    nb.nbctl(*move)
+    wait_for(lambda: agent.row("vm1").port.switch == "elsewhere", SECONDS, "the port on the other switch")
+    assert agent.commit(UpdatePort(agent.row("vm1"), port("vm1"))) is None
+    assert nb.nbctl("lsp-list", "elsewhere") == ""
+    assert "vm1" in nb.nbctl("lsp-list", "pods")
+    wait_for(lambda: agent.row("vm1").port.switch == "pods", SECONDS, "the port back in the copy")
+    wait_for(lambda: "elsewhere" not in agent.northbound.switches, SECONDS, "the other switch out of the copy")
+
+
+def test_a_port_that_loses_its_mark_is_foreign_and_no_longer_the_agents(nb: Server, agent: Agent) -> None:
+    agent.commit(CreatePort(port("vm1")))
+    agent.row("vm1")
+    nb.nbctl("remove", "Logical_Switch_Port", "vm1", "external_ids", CLUSTER)
+    wait_for(lambda: "vm1" in agent.northbound.foreign_names, SECONDS, "the port as a foreign one")
+    assert agent.northbound.ports == {}
+    assert agent.northbound.taken("pods") == {"10.16.0.2": "logical switch port vm1"}
+    nb.nbctl("set", "Logical_Switch_Port", "vm1", f"external_ids:{CLUSTER}=c1")
+    agent.row("vm1")
+    wait_for(lambda: not agent.northbound.foreign_names, SECONDS, "no foreign port")
+    assert agent.northbound.taken("pods") == {}
+
+
+def test_a_switch_that_is_deleted_renamed_or_doubled(nb: Server, agent: Agent) -> None:
+    agent.commit(CreatePort(port("vm1")))
+    agent.row("vm1")
+    nb.nbctl("set", "Logical_Switch", "pods", "name=renamed")
+    wait_for(lambda: agent.row("vm1").port.switch == "renamed", SECONDS, "the new name in the copy")
+    assert "pods" not in agent.northbound.switches
+    nb.nbctl("set", "Logical_Switch", "renamed", "name=pods")
+    wait_for(lambda: agent.row("vm1").port.switch == "pods", SECONDS, "the old name in the copy")
+
+    nb.nbctl("--add-duplicate", "ls-add", "pods")
+    second = nb.nbctl("--bare", "--columns=_uuid", "find", "Logical_Switch", "name=pods", "ports=[]")
+    first = agent.northbound.switches["pods"]
+    nb.nbctl("ls-del", second)
+    wait_for(lambda: agent.northbound.switches["pods"] != second, SECONDS, "the first of the two in the copy")
+    assert agent.row("vm1").port.switch == "pods"
+    agent.heard.forget()
+    nb.nbctl("ls-del", "pods")
+    wait_for(lambda: "pods" not in agent.northbound.switches and not agent.northbound.ports, SECONDS, "neither in the copy")
+    assert agent.heard.everything
+    assert first
+
+
+# -- what others use
+
+
+def test_addresses_of_others_are_taken_until_they_go(nb: Server, agent: Agent) -> None:
+    taken = agent.northbound.taken
+    nb.nbctl("lsp-add", "pods", "pod1", "--", "lsp-set-addresses", "pod1", "0A:00:00:00:00:07 10.16.0.7 FD00::0007")
+    nb.nbctl("lsp-add", "pods", "pod2", "--", "lsp-set-addresses", "pod2", "dynamic")
+    nb.nbctl("set", "Logical_Switch_Port", "pod2", 'dynamic_addresses="0a:00:00:00:00:08 10.16.0.8"')  # as northd does
+    nb.nbctl("lsp-add", "vlan7", "pod3", "--", "lsp-set-addresses", "pod3", "0a:00:00:00:00:09 10.16.0.9")
+    nb.nbctl("lr-add", "r", "--", "lrp-add", "r", "gw", "0A:00:00:00:00:01", "10.16.0.1/24", "fd00::1/64")
+    nb.nbctl("lsp-add", "pods", "to-r", "--", "lsp-set-type", "to-r", "router", "--", "lsp-set-addresses", "to-r", "router")
+    nb.nbctl("lsp-set-options", "to-r", "router-port=gw")
+    wait_for(lambda: "10.16.0.1" in taken("pods"), SECONDS, "the router's address taken")
+    assert taken("pods") == {
+        "10.16.0.7": "logical switch port pod1",
+        "fd00::7": "logical switch port pod1",
+        "10.16.0.8": "logical switch port pod2",
+        "10.16.0.1": "router port gw",
+        "fd00::1": "router port gw",
+    }
+    assert set(agent.northbound.taken_macs("pods")) == {f"0a:00:00:00:00:0{n}" for n in (1, 7, 8)}
+    wait_for(lambda: taken("vlan7") == {"10.16.0.9": "logical switch port pod3"}, SECONDS, "the other switch's own")
+
+    agent.heard.forget()
+    nb.nbctl("set", "Logical_Router_Port", "gw", 'networks=["10.16.0.254/24"]')
+    wait_for(lambda: "10.16.0.254" in taken("pods") and agent.heard.inventory, SECONDS, "the router's new address")
+    assert "10.16.0.1" not in taken("pods")
+    agent.heard.forget()
+    nb.nbctl("lsp-del", "pod1", "--", "lsp-del", "pod2", "--", "lsp-del", "to-r")
+    wait_for(lambda: not taken("pods") and agent.heard.inventory, SECONDS, "nothing taken")
+    assert agent.northbound.taken_macs("pods") == {}
+
+
+def test_the_way_from_few_foreign_ports_to_many(nb: Server, agent: Agent) -> None:
+    """Past the border all ports are copied; what is known of them stays the same."""
+    agent.commit(CreatePort(port("vm1", ip="10.20.0.1")))
+    for first in (0, MANY_FOREIGN):
+        commands: list[str] = []
+        for number in range(first, first + MANY_FOREIGN):
+            ip = f"10.16.{number // 256}.{number % 256}"
+            mac = f"0a:00:00:00:{number // 256:02x}:{number % 256:02x}"
+            commands += ["--", "lsp-add", "pods", f"pod{number}", "--", "lsp-set-addresses", f"pod{number}", f"{mac} {ip}"]
+        nb.nbctl(*commands[1:])
+        expected = first + MANY_FOREIGN
+        wait_for(lambda count=expected: len(agent.northbound.taken("pods")) == count, SECONDS, f"{expected} addresses taken")
+    nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "far")
+    nb.nbctl("lsp-del", "pod0")
+    wait_for(lambda: "10.16.0.0" not in agent.northbound.taken("pods"), SECONDS, "one address free")
+    assert len(agent.northbound.taken("pods")) == 2 * MANY_FOREIGN - 1
+    assert "far" not in agent.northbound.foreign_names
+    assert set(agent.northbound.ports) == {"vm1"}
+
+
+def test_a_name_used_on_another_switch_is_watched_and_its_going_wakes(nb: Server, agent: Agent) -> None:
+    nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm1", "--", "lsp-add", "elsewhere", "vm2")
+    agent.northbound.watch_names({"vm1"})
+    wait_for(lambda: "vm1" in agent.northbound.foreign_names, SECONDS, "the name in use")
+    assert agent.northbound.foreign_names == {"vm1": "logical switch port vm1"}
+    assert agent.northbound.taken("pods") == {}
+    agent.heard.forget()
+    nb.nbctl("lsp-del", "vm1")
+    wait_for(lambda: agent.heard.inventory, SECONDS, "word of its going")
+    assert agent.northbound.foreign_names == {}
+    agent.northbound.watch_names(set())
+    assert agent.commit(CreatePort(port("vm1"))) is None
+
+
+def test_the_go_ahead_in_nb_global_is_seen_and_removed(nb: Server, agent: Agent) -> None:
+    nb.nbctl("set", "NB_Global", ".", "external_ids:go=yes", "external_ids:theirs=1")
+    wait_for(lambda: agent.northbound.global_external_id("go") == "yes", SECONDS, "the key in the copy")
+    agent.northbound.set_global_external_id("go", "")
+    wait_for(lambda: agent.northbound.global_external_id("go") == "", SECONDS, "the copy without the key")
+    assert nb.nbctl("get", "NB_Global", ".", "external_ids") == '{theirs="1"}'
