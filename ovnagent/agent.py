@@ -91,7 +91,9 @@ class Agent:
         self.dirty.add(row.port.vm for name in ports if (row := self.northbound.ports.get(name)) is not None)
 
     def _inventory_changed(self) -> None:
-        """What others use changed: VMs that wait for something may get it now."""
+        """What others use changed: VMs that wait for something may get it now, and a held sweep its go-ahead."""
+        if self.reconciler.guard.held_ports:
+            self.dirty.add_everything()
         self.dirty.add(self.reconciler.troubled())
 
     def _reconcile(self) -> None:

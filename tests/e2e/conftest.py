@@ -46,7 +46,8 @@ class Lab:
 
     def delete(self, *names: str) -> None:
         """Delete VMs and wait until they and their ports are gone."""
-        self.kube.kubectl("delete", "vm", *names, "--ignore-not-found", "--wait=false")
+        if names:
+            self.kube.kubectl("delete", "vm", *names, "--ignore-not-found", "--wait=false")
         for name in names:
             wait_for(lambda name=name: not self.ovn.port(f"{name}.default"), 20, f"{name}'s port gone")
 
