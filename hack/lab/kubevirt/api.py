@@ -39,6 +39,9 @@ NODES = Resource("/api/v1", "nodes")
 
 WATCHED = (VMS, VMIS, MIGRATIONS, PODS)
 
+Listener = Callable[[str, Resource, Obj], None]
+"""Called with ADDED, MODIFIED or DELETED, the resource type and the object."""
+
 
 class Key(NamedTuple):
     """Namespace and name."""
@@ -80,16 +83,15 @@ class Api:
         """Notified at each change of the copy."""
         self._objects: dict[Resource, dict[Key, Obj]] = {resource: {} for resource in WATCHED}
         self._gone: set[str] = set()
-        self._listeners: list[Callable[[Resource, Obj], None]] = []
+        self._listener: Listener | None = None
         self._stopped = threading.Event()
         self._streams: dict[Resource, urllib3.BaseHTTPResponse] = {}
 
     # ---- the copy
 
-    def start(self, listener: Callable[[Resource, Obj], None]) -> None:
-        """Watch everything; `listener` is called with each object that was added, changed or deleted. Returns when the
-        copy is complete."""
-        self._listeners.append(listener)
+    def start(self, listener: Listener) -> None:
+        """Watch everything, and tell the listener. Returns when the copy is complete."""
+        self._listener = listener
         complete = []
         for resource in WATCHED:
             listed = threading.Event()
@@ -263,7 +265,7 @@ class Api:
                 return
             self._objects[resource][key] = obj
             self.changed.notify_all()
-        self._tell(resource, obj)
+        self._tell("MODIFIED" if known is not None and uid_of(known) == uid_of(obj) else "ADDED", resource, obj)
 
     def _drop(self, resource: Resource, obj: Obj) -> None:
         key, uid = key_of(obj), uid_of(obj)
@@ -273,8 +275,8 @@ class Api:
             if known is not None and uid_of(known) == uid:
                 del self._objects[resource][key]
             self.changed.notify_all()
-        self._tell(resource, obj)
+        self._tell("DELETED", resource, obj)
 
-    def _tell(self, resource: Resource, obj: Obj) -> None:
-        for listener in self._listeners:
-            listener(resource, obj)
+    def _tell(self, kind: str, resource: Resource, obj: Obj) -> None:
+        if self._listener is not None:
+            self._listener(kind, resource, obj)

@@ -91,7 +91,7 @@ class Context:
         self.look(kind, key_of(obj), left)
         return False
 
-    def notice(self, resource: Resource, obj: Obj) -> None:
+    def notice(self, _kind: str, resource: Resource, obj: Obj) -> None:
         """An object has changed: whoever depends on it looks again."""
         key = key_of(obj)
         if resource == VMS:

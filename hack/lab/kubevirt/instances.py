@@ -134,9 +134,8 @@ class Instances:
                     VMIS, vmi, lambda new: objects.set_condition(new, "Ready", False, "PodTerminating", message, probed=True)
                 )
             return
-        left = self._api.update(VMIS, vmi, lambda new: objects.unfinalize(new, objects.VM_FINALIZER))
-        if left is not None and not pods:
-            self._api.update(VMIS, left, lambda new: objects.unfinalize(new, objects.VMI_FINALIZERS[1]))
+        done = (objects.VM_FINALIZER,) if pods else (objects.VM_FINALIZER, objects.VMI_FINALIZER)
+        self._api.update(VMIS, vmi, lambda new: objects.unfinalize(new, *done))
 
 
 def _count_pods(vmi: Obj, pods: list[Obj]) -> None:

@@ -37,12 +37,12 @@ class Machines:
             if not vmi["metadata"].get("ownerReferences") and not objects.deleting(vmi):
                 self._api.update(VMIS, vmi, lambda new: _adopt(new, vm))
             return
-        self._run(vm, mine)
-        current = self._api.get(VMIS, key)
-        self._status(vm, current if current is not None and objects.owned_by(current, uid_of(vm)) else None)
+        started = self._run(vm, mine)
+        self._status(vm, mine, "Starting" if started else "")
 
-    def _run(self, vm: Obj, vmi: Obj | None) -> None:
-        """Start or stop the VMI as the run strategy and the requests of the subresource API want it."""
+    def _run(self, vm: Obj, vmi: Obj | None) -> bool:
+        """Start or stop the VMI as the run strategy and the requests of the subresource API want it; whether it was
+        started just now."""
         strategy = strategy_of(vm)
         requests = vm.get("status", {}).get("stateChangeRequests") or []
         if vmi is not None:
@@ -53,15 +53,17 @@ class Machines:
                     self._rerun.add(uid_of(vm))
                 if not objects.deleting(vmi):
                     self._api.delete(VMIS, vmi)
-            return
+            return False
         asked = any(each["action"] == "Start" for each in requests)
         first = vm.get("status", {}).get("runStrategy") != strategy
         rerun = strategy == "RerunOnFailure" and (first or uid_of(vm) in self._rerun)
-        if strategy != "Halted" and (strategy == "Always" or asked or rerun):
+        start = strategy == "Always" or (strategy != "Halted" and (asked or rerun))
+        if start:
             self._rerun.discard(uid_of(vm))
             self._api.create(VMIS, objects.instance_of(vm))
         if requests:
             self._api.update(VMS, vm, lambda new: new["status"].pop("stateChangeRequests", None), True)
+        return start
 
     def _delete(self, vm: Obj, vmi: Obj | None) -> None:
         finalizers = vm["metadata"].get("finalizers") or []
@@ -70,12 +72,13 @@ class Machines:
                 self._api.delete(VMIS, vmi)
             self._status(vm, vmi)
             return
+        self._status(vm, None)
         self._api.update(VMS, vm, lambda new: objects.unfinalize(new, objects.VM_FINALIZER))
 
-    def _status(self, vm: Obj, vmi: Obj | None) -> None:
+    def _status(self, vm: Obj, vmi: Obj | None, printable: str = "") -> None:
         def change(new: Obj) -> None:
             status = new.setdefault("status", {})
-            status["printableStatus"] = self._printable(new, vmi)
+            status["printableStatus"] = printable or self._printable(new, vmi)
             if vmi is None:
                 status.pop("created", None)
                 status.pop("ready", None)

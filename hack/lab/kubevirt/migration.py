@@ -59,6 +59,7 @@ class MigrationRun(threading.Thread):
         self._api = context.api
         self._handler = handler
         self._kubelet = kubelet
+        self._faults = copy.deepcopy(context.faults)
         self._key = key_of(migration)
         self._uid = uid_of(migration)
         self.report: MigrationReport | None = None
@@ -92,7 +93,6 @@ class MigrationRun(threading.Thread):
     # ---- the script
 
     def _migrate(self) -> None:
-        faults = self._context.faults
         self._migration_metadata(_admit)
         vmi = self._wait_for_turn()
         self._vmi_uid = uid_of(vmi)
@@ -139,22 +139,22 @@ class MigrationRun(threading.Thread):
         self._step(target_node)
         self._state(targetNodeDomainDetected=True)
         guest = source.guest
-        guest.announces = guest.announces and not faults.suppress_announce
-        self.report = guest.migrate_to(target, stall=faults.stalls, cancel=self._cancel)
+        guest.announces = guest.announces and not self._faults.suppress_announce
+        self.report = guest.migrate_to(target, stall=self._faults.stalls, cancel=self._cancel)
         self._switched = True
         self._context.switched.add(self._vmi_uid)
         self._finish(source_node, target_node)
 
     def _finish(self, source_node: str, target_node: str) -> None:
         """The guest runs on the target. What is written in which order, a fault decides."""
-        delays = self._context.faults.delays
+        delays = self._faults.delays
         actions: dict[str, Callable[[], None]] = {
             "domain ready": lambda: self._domain_ready(delays.domain_ready, target_node),
             "node name": lambda: self._node_name(target_node),
             "succeeded": self._succeed,
             "source completed": lambda: self._release_source(source_node, delays.source_lingers),
         }
-        for name in self._context.faults.end_order:
+        for name in self._faults.end_order:
             actions[name]()
         self._vmi(lambda new: new["metadata"]["labels"].pop(objects.TARGET_NODE_NAME, None))
 
@@ -176,12 +176,12 @@ class MigrationRun(threading.Thread):
             for entry in new["status"].get("interfaces") or ():
                 set_address(entry, pod)
 
-        self._pause(self._context.faults.delays.migration_step, node)
+        self._pause(self._faults.delays.migration_step, node)
         self._vmi(change)
         self._context.switched.discard(self._vmi_uid)
 
     def _succeed(self) -> None:
-        self._pause(self._context.faults.delays.migration_step)
+        self._pause(self._faults.delays.migration_step)
         self._state(completed=True)
         self._conclude("Succeeded")
 
@@ -257,7 +257,7 @@ class MigrationRun(threading.Thread):
             new["status"] |= more or {}
 
         self._api.update(MIGRATIONS, self._current(), change, status=True)
-        faults = self._context.faults
+        faults = self._faults
         if faults.target_dies == phase:
             self._kubelet.fail(self._pod_now())
             self._go_on()
@@ -310,7 +310,7 @@ class MigrationRun(threading.Thread):
     # ---- waiting, and being stopped
 
     def _step(self, node: str = "") -> None:
-        self._pause(self._context.faults.delays.migration_step, node)
+        self._pause(self._faults.delays.migration_step, node)
 
     def _pause(self, seconds: float, node: str = "") -> None:
         """Wait, and as long as the node that is to act is dead."""
@@ -365,12 +365,11 @@ class MigrationRun(threading.Thread):
 
 
 def _admit(migration: Obj) -> None:
-    """What KubeVirt's webhook adds to a new migration, and the first write of virt-controller."""
-    metadata = migration["metadata"]
-    metadata.setdefault("labels", {})["kubevirt.io/vmi-name"] = migration["spec"]["vmiName"]
-    if objects.MIGRATION_FINALIZER not in metadata.setdefault("finalizers", []) and not objects.deleting(migration):
-        metadata["finalizers"].append(objects.MIGRATION_FINALIZER)
-    metadata.setdefault("annotations", {}).update(objects.OBSERVED_VERSIONS)
+    """What the webhook adds, where the migration did not come through `KubeVirt.migrate`, and virt-controller's first
+    write."""
+    if not objects.deleting(migration):
+        objects.admit_migration(migration)
+    migration["metadata"].setdefault("annotations", {}).update(objects.OBSERVED_VERSIONS)
 
 
 def _hand_off(vmi: Obj, state: Obj) -> None:

@@ -25,7 +25,7 @@ DEFAULT_NETWORK = "v1.multus-cni.io/default-network"
 UNPAUSED = "kubevirt.io/virtual-machine-unpaused"
 
 VM_FINALIZER = "kubevirt.io/virtualMachineControllerFinalize"
-VMI_FINALIZERS = (VM_FINALIZER, "kubevirt.io/foregroundDeleteVirtualMachine")
+VMI_FINALIZER = "kubevirt.io/foregroundDeleteVirtualMachine"
 MIGRATION_FINALIZER = "kubevirt.io/migrationJobFinalize"
 OBSERVED_VERSIONS = {
     "kubevirt.io/latest-observed-api-version": "v1",
@@ -120,9 +120,9 @@ def owned_by(obj: Mapping[str, Any], uid: str) -> bool:
     return any(each["uid"] == uid for each in obj["metadata"].get("ownerReferences") or ())
 
 
-def unfinalize(obj: Obj, finalizer: str) -> None:
-    """Take a finalizer off an object, if it is there."""
-    kept = [each for each in obj["metadata"].get("finalizers") or () if each != finalizer]
+def unfinalize(obj: Obj, *finalizers: str) -> None:
+    """Take finalizers off an object, as far as they are there."""
+    kept = [each for each in obj["metadata"].get("finalizers") or () if each not in finalizers]
     if kept:
         obj["metadata"]["finalizers"] = kept
     else:
@@ -146,6 +146,7 @@ def instance_of(vm: Mapping[str, Any]) -> Obj:
             "labels": metadata.get("labels") or {},
             "annotations": {**(metadata.get("annotations") or {}), "kubevirt.io/vm-generation": str(generation)},
             "ownerReferences": [owner(vm, "kubevirt.io/v1", "VirtualMachine")],
+            "finalizers": [VM_FINALIZER],
         },
         "spec": template["spec"],
     }
@@ -156,10 +157,9 @@ def instance_of(vm: Mapping[str, Any]) -> Obj:
 
 def admit_instance(vmi: Obj) -> None:
     """What KubeVirt's webhooks do to a new VMI."""
-    vmi["metadata"]["finalizers"] = [
-        *VMI_FINALIZERS,
-        *(each for each in vmi["metadata"].get("finalizers") or () if each not in VMI_FINALIZERS),
-    ]
+    finalizers = vmi["metadata"].setdefault("finalizers", [])
+    if VMI_FINALIZER not in finalizers:
+        finalizers.append(VMI_FINALIZER)
     set_phase(vmi, "Pending")
     vmi["status"] |= {"guestOSInfo": {}, "runtimeUser": 107}
 
@@ -182,6 +182,30 @@ def pod_interface(network: Mapping[str, Any]) -> str:
     if "pod" in network or network.get("multus", {}).get("default"):
         return "eth0"
     return "pod" + hashlib.sha256(network["name"].encode()).hexdigest()[:11]
+
+
+# ---- migrations -----------------------------------------------------------------------------------------------------
+
+
+def migration(namespace: str, name: str, vmi: str) -> Obj:
+    """A migration as the API server stores it when KubeVirt's webhooks have seen it."""
+    metadata: Obj = {"name": name, "namespace": namespace}
+    found = {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstanceMigration",
+        "metadata": metadata,
+        "spec": {"vmiName": vmi},
+    }
+    admit_migration(found)
+    return found
+
+
+def admit_migration(migration: Obj) -> None:
+    """What KubeVirt's webhooks do to a new migration."""
+    metadata = migration["metadata"]
+    metadata.setdefault("labels", {})["kubevirt.io/vmi-name"] = migration["spec"]["vmiName"]
+    if MIGRATION_FINALIZER not in metadata.setdefault("finalizers", []):
+        metadata["finalizers"].append(MIGRATION_FINALIZER)
 
 
 # ---- pods -----------------------------------------------------------------------------------------------------------
@@ -320,7 +344,7 @@ def _launcher_annotations(vmi: Mapping[str, Any]) -> dict[str, str]:
             entry |= {"mac": interface["macAddress"]} if interface.get("macAddress") else {}
             networks.append(entry | {"interface": pod_interface(network)})
     if networks:
-        annotations[NETWORKS] = json.dumps(networks)
+        annotations[NETWORKS] = json.dumps(networks, separators=(",", ":"))
     return annotations
 
 

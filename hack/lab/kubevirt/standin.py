@@ -113,9 +113,9 @@ class KubeVirt:
         """The guest's QEMU dies."""
         self.guest(namespace, vm).kill()
 
-    def vmi(self, namespace: str, vm: str) -> Obj | None:
-        """The VMI as the API server has it last reported; never change it."""
-        return self._api.get(VMIS, Key(namespace, vm))
+    def vmi(self, namespace: str, vm: str) -> Obj:
+        """The VMI as the API server last reported it; never change it. Raises LookupError."""
+        return self._need(VMIS, namespace, vm)
 
     def launchers(self, namespace: str, vm: str) -> list[Obj]:
         """All pods of the VMI, the oldest first."""
@@ -147,22 +147,21 @@ class KubeVirt:
     def wait_phase(self, namespace: str, vm: str, phase: str, seconds: float = SECONDS) -> None:
         """Wait until the VMI is in a phase; an empty one means that there is no VMI."""
         key = Key(namespace, vm)
-        self._wait(lambda: objects.phase_of(self._api.get(VMIS, key) or {}) == phase, seconds, f"VMI {vm} {phase or 'gone'}")
+        self.wait_for(
+            lambda: objects.phase_of(self._api.get(VMIS, key) or {}) == phase, f"VMI {vm} {phase or 'gone'}", seconds
+        )
+
+    def wait_for(self, probe: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
+        """Wait until `probe`, asked at each change of any object, is true. Raises TimeoutError."""
+        if not self._api.wait_for(probe, seconds):
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
 
     # ---- migrations
 
     def migrate(self, namespace: str, vm: str) -> str:
         """As `virtctl migrate`; the new migration's name."""
         name = f"migrate-{vm}-{next(self._names)}"
-        self._api.create(
-            MIGRATIONS,
-            {
-                "apiVersion": "kubevirt.io/v1",
-                "kind": "VirtualMachineInstanceMigration",
-                "metadata": {"name": name, "namespace": namespace},
-                "spec": {"vmiName": vm},
-            },
-        )
+        self._api.create(MIGRATIONS, objects.migration(namespace, name, vm))
         return name
 
     def cancel_migration(self, namespace: str, migration: str) -> None:
@@ -178,7 +177,7 @@ class KubeVirt:
             found = self._api.get(MIGRATIONS, key)
             return found is None or objects.phase_of(found) in wanted
 
-        self._wait(reached, seconds, f"migration {migration} {' or '.join(wanted)}")
+        self.wait_for(reached, f"migration {migration} {' or '.join(wanted)}", seconds)
         return objects.phase_of(self._api.get(MIGRATIONS, key) or {})
 
     def report(self, namespace: str, migration: str) -> MigrationReport:
@@ -276,10 +275,6 @@ class KubeVirt:
 
     def _patch_vm(self, namespace: str, vm: str, change: Callable[[Obj], None]) -> None:
         self._api.update(VMS, self._need(VMS, namespace, vm), change)
-
-    def _wait(self, probe: Callable[[], bool], seconds: float, what: str) -> None:
-        if not self._api.wait_for(probe, seconds):
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
 
     def _node(self, name: str, change: Callable[[Obj], None], status: bool = False) -> None:
         """Change a Node."""
