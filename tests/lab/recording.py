@@ -26,7 +26,10 @@ RACING = (
 )
 """Marks of writers that race with others in a real cluster too: their place among an object's marks means nothing."""
 
-LAST = ("finalizer foregroundDeletion", "finalizer orphan", "finalizer kubevirt.io/foregroundDeleteVirtualMachine")
+LAST = {
+    "virtualmachines": ("foregroundDeletion", "orphan", "kubevirt.io/virtualMachineControllerFinalize"),
+    "virtualmachineinstances": ("foregroundDeletion", "kubevirt.io/foregroundDeleteVirtualMachine"),
+}
 """Finalizers of which one goes last, and with it the object: which one, and so whose removal is seen, is a race."""
 
 
@@ -99,7 +102,7 @@ def stories(events: Iterable[Event], before: Iterable[Event] = ()) -> list[Story
         marks += ["added"] if event.type == "ADDED" else []
         marks += sorted(present - known)
         gone = {fact for fact in known - present if fact.startswith(("finalizer", "label", "owner"))}
-        marks += sorted(f"no {fact}" for fact in gone if fact not in LAST)
+        marks += sorted(f"no {fact}" for fact in gone if not _is_last(event.resource, fact))
         marks += ["deleted"] if event.type == "DELETED" else []
     return sorted(
         Story(
@@ -110,6 +113,10 @@ def stories(events: Iterable[Event], before: Iterable[Event] = ()) -> list[Story
         for (resource, _), marks in told.items()
         if marks
     )
+
+
+def _is_last(resource: str, fact: str) -> bool:
+    return fact.removeprefix("finalizer ") in LAST.get(resource, ())
 
 
 def _facts(event: Event) -> set[str]:

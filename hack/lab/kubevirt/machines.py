@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 from hack.lab.kubevirt import objects
-from hack.lab.kubevirt.api import VMIS, VMS, Key, Obj, uid_of
+from hack.lab.kubevirt.api import VMIS, VMS, Key, Obj, key_of, uid_of
 from hack.lab.kubevirt.context import Context
 
 NOT_STARTED = ("Pending", "Scheduling", "Scheduled")
@@ -34,7 +34,7 @@ class Machines:
         self._api.update(VMS, vm, _observe)
         self._api.update(VMS, vm, _finalize)
         if vmi is not None and mine is None:
-            if not vmi["metadata"].get("ownerReferences") and not objects.deleting(vmi):
+            if not vmi["metadata"].get("ownerReferences") and not objects.deleting(vmi) and self._stays(vm):
                 self._api.update(VMIS, vmi, lambda new: _adopt(new, vm))
             return
         started = self._run(vm, mine)
@@ -64,6 +64,11 @@ class Machines:
         if requests:
             self._api.update(VMS, vm, lambda new: new["status"].pop("stateChangeRequests", None), True)
         return start
+
+    def _stays(self, vm: Obj) -> bool:
+        """Whether a VM is really not being deleted: an orphaned VMI may be seen before its VM's deletion is."""
+        latest = self._api.read(VMS, key_of(vm))
+        return latest is not None and uid_of(latest) == uid_of(vm) and not objects.deleting(latest)
 
     def _delete(self, vm: Obj, vmi: Obj | None) -> None:
         finalizers = vm["metadata"].get("finalizers") or []
