@@ -69,12 +69,14 @@ class ControlPlane:
             self._etcd = (client, peer)
             self._credentials()
             self.start_api_server()
+            # Before the garbage collector: it asks for resource types when it starts, and then only every 30 s; a VM
+            # orphaned while it learns of them loses its VMI.
+            self.install_crds()
             self._start("controller-manager", "--controllers", CONTROLLERS, "--use-service-account-credentials=false",
                         f"--service-account-private-key-file={self.directory}/sa.key", f"--root-ca-file={self.directory}/tls/apiserver.crt",
                         "--leader-elect=false", "--secure-port=0", "--concurrent-gc-syncs=20")  # fmt: skip
             if self.scheduler:
                 self._start("scheduler", "--leader-elect=false", "--secure-port=0")
-            self.install_crds()
         except BaseException as error:
             log = self.directory / "api-server.log"
             tail = "\n".join(log.read_text().splitlines()[-15:]) if log.exists() else ""
