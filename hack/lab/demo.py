@@ -42,10 +42,8 @@ def tell(cluster: Cluster, kubevirt: KubeVirt, story: Story) -> None:
     ovn, kube = cluster.ovn, cluster.kube
 
     def port(name: str) -> None:
-        story.show(
-            f"ovn-nbctl --columns=name,addresses,options find Logical_Switch_Port name={name}",
-            ovn.nbctl("--columns=name,addresses,options", "find", "Logical_Switch_Port", f'name="{name}"') or "(no such port)",
-        )
+        command = ("--columns=name,addresses,options", "find", "Logical_Switch_Port", f'name="{name}"')
+        story.show(f"ovn-nbctl {' '.join(command)}", ovn.nbctl(*command) or "(no such port)")
 
     def address(name: str) -> str:
         return ovn.nbctl("get", "Logical_Switch_Port", name, "addresses").strip().strip('[]"').split()[1]
@@ -131,15 +129,14 @@ def migrations(cluster: Cluster, kubevirt: KubeVirt, peer: Peer, story: Story) -
                 raise RuntimeError(f"the migration did not succeed: {seen}")
             kubevirt.uncordon(*kubevirt.nodes)
             report, loss = kubevirt.report("default", name), stream.loss(began)
-            rows.append((number, source, target, report.paused_ms, loss.longest_gap, loss.lost, loss.duplicates, tcp.longest_gap))
+            rows.append((number, source, target, report.paused_ms, loss, tcp.longest_gap))
     if tcp.error:
         raise RuntimeError(f"the TCP connection broke: {tcp.error}")
     story.say(f"the TCP connection has lived through it all ({tcp.echoed} echoes)")
     print(f"\n             {'migration':16} {'QEMU paused':>12} {'ping gap':>10} {'lost':>5} {'dup':>4} {'TCP gap':>9}")
-    for number, source, target, paused, gap, lost, duplicates, tcp_gap in rows:
-        print(
-            f"             {number} {source}->{target} {paused:9.0f} ms {gap:7.0f} ms {lost:5} {duplicates:4} {tcp_gap:6.0f} ms"
-        )
+    for number, source, target, paused, loss, tcp_gap in rows:
+        figures = f"{paused:9.0f} ms {loss.longest_gap:7.0f} ms {loss.lost:5} {loss.duplicates:4} {tcp_gap:6.0f} ms"
+        print(f"             {number} {source}->{target} {figures}")
 
 
 def same(expected: str, found: str, what: str, story: Story) -> None:
@@ -184,12 +181,13 @@ def main(arguments: list[str]) -> int:
 def stay(cluster: Cluster, log: Path) -> None:
     """Until Ctrl-C, or until `hack/demo down` takes everything away."""
     directory = cluster.directory
+    kubectl = " ".join(cluster.kube.kubectl_command)
     print(f"""
 Everything keeps running until Ctrl-C here, or `make demo-down` elsewhere. Use it:
 
   export KUBECONFIG={cluster.kube.kubeconfig}
-  {cluster.kube.binary} kubectl get vm,vmi,pods -A
-  {cluster.kube.binary} kubectl apply -f {MANIFESTS}/testvm.yaml
+  {kubectl} get vm,vmi,pods -A
+  {kubectl} apply -f {MANIFESTS}/testvm.yaml
   ovn-nbctl --db={cluster.ovn.nb_remote} show
   ovn-sbctl --db={cluster.ovn.sb_remote} show
   tail -f {log}

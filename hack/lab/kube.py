@@ -1,23 +1,28 @@
-"""A real Kubernetes control plane on loopback: API server with etcd, controller-manager, scheduler (hack/kube)."""
+"""A real Kubernetes control plane on loopback: etcd, API server, controller-manager, scheduler (the program in hack/kube).
+
+Who has KUBEBUILDER_ASSETS set (the convention of envtest) gets the programs of that folder instead.
+"""
 
 from __future__ import annotations
 
 import base64
+import functools
 import json
+import os
+import secrets
 import shutil
 import socket
 import ssl
-import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 
 import yaml
 
-from hack.lab.process import run, start, stop_all, wait_for
+from hack.lab.process import run, running, start, stop, stop_all, wait_for
 
 HERE = Path(__file__).resolve().parent
 CRDS = HERE / "crds"
-ADMIN_TOKEN = "lab-admin"
 CONTROLLERS = "*,-nodeipam,-nodelifecycle,-cloud-node-lifecycle,-service-lb-controller,-node-route-controller,-ttl"
 """All but those that would make something of our Nodes, which no kubelet keeps alive."""
 AUDIT_POLICY = {
@@ -28,9 +33,26 @@ AUDIT_POLICY = {
 }
 
 
-def binary() -> str:
-    """The control plane program, built if need be."""
+@functools.cache
+def built() -> str:
+    """The program in hack/kube, built if need be."""
     return run(HERE.parent / "kube" / "build").strip()
+
+
+def command(program: str) -> tuple[str, ...]:
+    """How to call one of Kubernetes' programs; empty if there is no such program.
+
+    Raises RuntimeError if the lab cannot do without it."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if not assets:
+        return built(), program
+    path = Path(assets) / program
+    if path.is_file():
+        return (str(path),)
+    if program in ("kube-controller-manager", "kube-scheduler"):  # envtest has none; what needs them fails by itself
+        warnings.warn(f"no {program} in KUBEBUILDER_ASSETS ({assets}): the lab runs without", stacklevel=2)
+        return ()
+    raise RuntimeError(f"no {program} in KUBEBUILDER_ASSETS ({assets}): unset it, or run `setup-envtest use`")
 
 
 def free_ports(count: int) -> list[int]:
@@ -43,15 +65,20 @@ def free_ports(count: int) -> list[int]:
 
 
 class ControlPlane:
-    """`with ControlPlane(directory) as kube:` — everything it starts and writes is below that directory."""
+    """`with ControlPlane(directory) as kube:` — everything that it starts and writes is below that directory.
 
-    def __init__(self, directory: Path, audit: bool = False, scheduler: bool = True) -> None:
+    RBAC is on; `kubeconfig` is the admin's. A ControlPlane on the directory of one that was not ended (its process was
+    killed) ends that one first."""
+
+    def __init__(self, directory: Path, audit: bool = False) -> None:
         self.directory = directory
-        self.audit_log = directory / "audit.log" if audit else None
-        self.scheduler = scheduler
         self.kubeconfig = directory / "admin.kubeconfig"
-        self.binary = ""
-        self.port = 0
+        self.audit_log = directory / "audit.log" if audit else None
+        """One JSON object a line and request, with user, verb and resource."""
+        self._token = secrets.token_hex()
+        self.kubectl_command: tuple[str, ...] = ()
+        """What `kubectl` runs; on a command line it needs KUBECONFIG."""
+        self._port = self._etcd_port = 0
 
     def __enter__(self) -> ControlPlane:
         self.up()
@@ -61,155 +88,144 @@ class ControlPlane:
         self.down()
 
     def up(self) -> None:
+        """Start everything; returns when pods and KubeVirt's objects can be created.
+
+        Raises RuntimeError with the end of the log of what failed."""
         self.down()
-        self.directory.mkdir(parents=True)
-        self.binary = binary()
+        self.kubectl_command = command("kubectl")
+        self.directory.mkdir(parents=True, mode=0o700)
+        self._port, self._etcd_port, peer = free_ports(3)
         try:
-            self.port, client, peer = free_ports(3)
-            self._etcd = (client, peer)
-            self._credentials()
+            self._make_credentials()
+            self._start(
+                "etcd",
+                "--unsafe-no-fsync",  # a lab's data is worth nothing after its end
+                "--log-level=error",
+                # One member elects itself after this many ms; the default of 1000 is half of the time to start everything.
+                "--election-timeout=100",
+                "--heartbeat-interval=10",
+                f"--data-dir={self.directory}/etcd",
+                f"--listen-client-urls=http://127.0.0.1:{self._etcd_port}",
+                f"--advertise-client-urls=http://127.0.0.1:{self._etcd_port}",
+                f"--listen-peer-urls=http://127.0.0.1:{peer}",
+                f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+                f"--initial-cluster=default=http://127.0.0.1:{peer}",
+            )
             self.start_api_server()
             # Before the garbage collector: it asks for resource types when it starts, and then only every 30 s; a VM
             # orphaned while it learns of them loses its VMI.
-            self.install_crds()
-            self._start("controller-manager", "--controllers", CONTROLLERS, "--use-service-account-credentials=false",
-                        f"--service-account-private-key-file={self.directory}/sa.key", f"--root-ca-file={self.directory}/tls/apiserver.crt",
-                        "--leader-elect=false", "--secure-port=0", "--concurrent-gc-syncs=20")  # fmt: skip
-            if self.scheduler:
-                self._start("scheduler", "--leader-elect=false", "--secure-port=0")
-        except BaseException as error:
-            log = self.directory / "api-server.log"
-            tail = "\n".join(log.read_text().splitlines()[-15:]) if log.exists() else ""
+            self.kubectl("apply", "-f", str(CRDS))
+            self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+            self._start(
+                "kube-controller-manager",
+                f"--kubeconfig={self.kubeconfig}",
+                f"--controllers={CONTROLLERS}",
+                f"--service-account-private-key-file={self.directory}/sa.key",
+                f"--root-ca-file={self.directory}/tls/apiserver.crt",
+                "--leader-elect=false",
+                "--secure-port=0",
+            )
+            self._start("kube-scheduler", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0")
+            if command("kube-controller-manager"):  # it makes the ServiceAccount without which no pod is admitted
+                self.kubectl("wait", "--for=create", "--timeout=30s", "serviceaccount/default")
+        except BaseException:
             self.down()
-            raise RuntimeError(f"the control plane did not come up: {error}\n{tail}") from error
+            raise
 
     def down(self) -> None:
+        """End everything, and remove the directory."""
         if self.directory.exists():
-            stop_all(self.directory, seconds=0.2)  # there is nothing worth a graceful end
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    # -- parts
+            stop_all(self.directory, seconds=0.2)  # nothing is worth a graceful end
+            shutil.rmtree(self.directory)
 
     def start_api_server(self) -> None:
-        """(Re)start it on the data it has, and wait until it is ready."""
-        directory, (client, peer) = self.directory, self._etcd
-        arguments = [
-            f"--etcd-directory={directory}/etcd",
-            f"--etcd-client=127.0.0.1:{client}",
-            f"--etcd-peer=127.0.0.1:{peer}",
-            f"--etcd-servers=http://127.0.0.1:{client}",
+        """Start it (again, on the same port and data), and wait until it is ready."""
+        audit = []
+        if self.audit_log:
+            policy = self.directory / "audit.yaml"
+            policy.write_text(yaml.safe_dump(AUDIT_POLICY))
+            audit = [f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_log}"]
+        self._start(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
-            f"--secure-port={self.port}",
-            "--endpoint-reconciler-type=none",
+            f"--secure-port={self._port}",
+            "--endpoint-reconciler-type=none",  # it refuses to publish a loopback address as its own endpoint
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=RBAC",
-            f"--token-auth-file={directory}/tokens.csv",
-            f"--cert-dir={directory}/tls",
+            f"--token-auth-file={self.directory}/tokens.csv",
+            f"--cert-dir={self.directory}/tls",
             "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={directory}/sa.pub",
-            f"--service-account-signing-key-file={directory}/sa.key",
-            "--max-requests-inflight=3000",
-            "--max-mutating-requests-inflight=1000",
-        ]
-        if self.audit_log:
-            (directory / "audit.yaml").write_text(yaml.safe_dump(AUDIT_POLICY))
-            arguments += [f"--audit-policy-file={directory}/audit.yaml", f"--audit-log-path={self.audit_log}"]
-        pid = start(
-            [self.binary, "up", *arguments], directory / "api-server.log", directory / "api-server.pid",
-            env={"GOMAXPROCS": "2"},
-        )  # fmt: skip
-        wait_for(lambda: self._ready(pid), 60, "API server ready")
-        self._write_kubeconfig(self.kubeconfig, ADMIN_TOKEN)
+            f"--service-account-key-file={self.directory}/sa.pub",
+            f"--service-account-signing-key-file={self.directory}/sa.key",
+            *audit,
+        )
+        wait_for(self._ready, 60, "API server ready")
+        self._write_kubeconfig(self.kubeconfig, self._token)
 
     def stop_api_server(self) -> None:
-        from hack.lab.process import stop
-
-        stop(self.directory / "api-server.pid")
-
-    def _start(self, command: str, *arguments: str) -> None:
-        start(
-            [self.binary, command, f"--kubeconfig={self.kubeconfig}", *arguments],
-            self.directory / f"{command}.log",
-            self.directory / f"{command}.pid",
-        )
-
-    def _ready(self, pid: int) -> bool:
-        if not Path(f"/proc/{pid}").exists():
-            raise RuntimeError("the API server has ended")
-        request = urllib.request.Request(
-            f"https://127.0.0.1:{self.port}/readyz", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}
-        )
-        try:
-            with urllib.request.urlopen(request, context=ssl._create_unverified_context(), timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
-            return False
-
-    def _credentials(self) -> None:
-        directory = self.directory
-        run("openssl", "genrsa", "-out", directory / "sa.key", "2048")
-        run("openssl", "rsa", "-in", directory / "sa.key", "-pubout", "-out", directory / "sa.pub")
-        (directory / "tokens.csv").write_text(f'{ADMIN_TOKEN},admin,admin,"system:masters"\n')
-
-    def _write_kubeconfig(self, path: Path, token: str) -> None:
-        certificate = base64.b64encode((self.directory / "tls" / "apiserver.crt").read_bytes()).decode()
-        path.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "current-context": "lab",
-                    "clusters": [
-                        {
-                            "name": "lab",
-                            "cluster": {
-                                "server": f"https://127.0.0.1:{self.port}",
-                                "certificate-authority-data": certificate,
-                            },
-                        }
-                    ],
-                    "users": [{"name": "user", "user": {"token": token}}],
-                    "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "user"}}],
-                }
-            )
-        )
-
-    # -- use
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(self.directory / "cache")}
+        """End it at once, as a crash does; etcd stays."""
+        stop(self.directory / "kube-apiserver.pid", seconds=0)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl as the cluster's admin; its output.
+        """Run kubectl as admin; its output.
 
         Raises RuntimeError with what it said."""
-        return run(self.binary, "kubectl", *arguments, stdin=stdin, env=self.env)
+        env = {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(self.directory / "cache")}
+        return run(*self.kubectl_command, *arguments, stdin=stdin, env=env)
 
     def apply(self, manifest: str) -> str:
+        """`kubectl apply` of YAML text."""
         return self.kubectl("apply", "-f", "-", stdin=manifest)
-
-    def install_crds(self) -> None:
-        self.kubectl("apply", "-f", str(CRDS))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-
-    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
-        """A kubeconfig with a token of this ServiceAccount."""
-        token = wait_for(lambda: self._token(namespace, name), 20, f"a token of {namespace}/{name}")
-        path = self.directory / f"{namespace}-{name}.kubeconfig"
-        self._write_kubeconfig(path, token)
-        return path
-
-    def _token(self, namespace: str, name: str) -> str:
-        try:
-            return self.kubectl("-n", namespace, "create", "token", name).strip()
-        except RuntimeError:
-            return ""
 
     def get(self, *arguments: str) -> dict[str, object]:
         """`kubectl get ... -o json`."""
         answer: dict[str, object] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return answer
 
+    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
+        """A kubeconfig with a token, of one hour, of this ServiceAccount."""
+        token = self.kubectl("--namespace", namespace, "create", "token", name).strip()
+        path = self.directory / f"{namespace}-{name}.kubeconfig"
+        self._write_kubeconfig(path, token)
+        return path
 
+    # -- parts
+
+    def _start(self, program: str, *arguments: str) -> None:
+        if argv := command(program):
+            start([*argv, *arguments], self.directory / f"{program}.log", self.directory / f"{program}.pid")
+
+    def _ready(self) -> bool:
+        for program in ("etcd", "kube-apiserver"):
+            if running(self.directory / f"{program}.pid") is None:
+                log = (self.directory / f"{program}.log").read_text().splitlines()
+                raise RuntimeError("\n".join((f"{program} has ended; the end of its log:", *log[-15:])))
+        url = f"https://127.0.0.1:{self._port}/readyz"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {self._token}"})
+        try:
+            tls = ssl.create_default_context(cafile=str(self.directory / "tls" / "apiserver.crt"))
+            with urllib.request.urlopen(request, context=tls, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # no certificate yet, nobody listens yet, or an error status
+            return False
+
+    def _make_credentials(self) -> None:
+        private, public = self.directory / "sa.key", self.directory / "sa.pub"
+        run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private)
+        run("openssl", "ec", "-in", private, "-pubout", "-out", public)
+        (self.directory / "tokens.csv").write_text(f'{self._token},admin,admin,"system:masters"\n')
+
+    def _write_kubeconfig(self, path: Path, token: str) -> None:
+        certificate = base64.b64encode((self.directory / "tls" / "apiserver.crt").read_bytes()).decode()
+        server = {"server": f"https://127.0.0.1:{self._port}", "certificate-authority-data": certificate}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "lab",
+            "clusters": [{"name": "lab", "cluster": server}],
+            "users": [{"name": "user", "user": {"token": token}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "user"}}],
+        }
+        path.write_text(yaml.safe_dump(content))
