@@ -26,6 +26,8 @@ LOG = logging.getLogger(__name__)
 
 PROBE_MILLISECONDS = 5000
 """A connection that is silent for so long is probed, and given up after as long again."""
+BACKOFF_MILLISECONDS = (1000, 2000)
+"""Pause between two attempts to connect, the first and the longest. A TLS handshake may take as long."""
 REPORT_SECONDS = 30.0
 """How often a database that cannot be reached is reported."""
 STOP_SECONDS = 1.0
@@ -40,15 +42,27 @@ class Tls:
     ca: Path
 
 
+def _set_patience(session: Any) -> None:
+    """Probe every connection: by itself the library leaves Unix sockets alone, where a server that hangs would never be
+    noticed. Try the next endpoint soon: after 8 s, the library's own limit, a cluster has long had its new leader."""
+    session.reconnect.set_probe_interval(PROBE_MILLISECONDS)
+    session.reconnect.set_backoff(*BACKOFF_MILLISECONDS)
+
+
+def _next_round(session: Any) -> None:
+    """After each pause try every endpoint, not one: a cluster in an election is found again within a second of its end."""
+    if session.reconnect.backoff:
+        session.reconnect.set_backoff_free_tries(session.get_num_of_remotes())
+
+
 class Replica(ovsdbapp_connection.OvsdbIdl):  # type: ignore[misc]
     """An IDL that says when its content is thrown away, when a batch of updates has been taken in, and that copies all
     anew where it cannot be sure to have understood an update. Its thread is the only one that may touch it, but for
     `request`, `monitoring` and plain attributes."""
 
     def __init__(self, remote: str, helper: Any, leader_only: bool) -> None:
-        super().__init__(remote, helper, probe_interval=PROBE_MILLISECONDS, leader_only=leader_only)
-        # The library does not probe Unix sockets; a server that hangs there would never be noticed.
-        self._session.reconnect.set_probe_interval(PROBE_MILLISECONDS)
+        super().__init__(remote, helper, leader_only=leader_only)
+        _set_patience(self._session)
         self.generation = 0
         """Counts how often the content was thrown away (a reconnect that could not go on where it was)."""
         self.last_contact = time.monotonic()
@@ -68,6 +82,7 @@ class Replica(ovsdbapp_connection.OvsdbIdl):  # type: ignore[misc]
             self._requests.popleft()()
         changed = False
         try:
+            _next_round(self._session)
             changed = bool(super().run())
             self._note_contact()
             self.updated()
@@ -237,13 +252,15 @@ class Database:
         """The schema from whichever endpoint answers first; None if the connection is to end.
 
         ovsdbapp's get_schema_helper waits without end for an endpoint that accepts and stays silent."""
-        session = ovs.jsonrpc.Session.open_multiple(idlutils.parse_connection(self.endpoints), PROBE_MILLISECONDS)
+        session = ovs.jsonrpc.Session.open_multiple(idlutils.parse_connection(self.endpoints))
+        _set_patience(session)
         request: Any = None
         seen = None
         trouble = "no endpoint answers"
         report = time.monotonic() + 1.0
         try:
             while connection.is_running:
+                _next_round(session)
                 session.run()
                 if session.is_connected() and seen != session.get_seqno():
                     seen = session.get_seqno()

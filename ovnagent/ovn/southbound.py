@@ -17,7 +17,7 @@ COLUMNS = {
 
 
 class SouthboundReplica(Replica):
-    """Runs in the connection's thread; its public attributes are replaced there as a whole."""
+    """Runs in the connection's thread; its public attributes may be read from any."""
 
     def __init__(
         self,
@@ -28,16 +28,19 @@ class SouthboundReplica(Replica):
         chassis_changed: Callable[[], None],
     ) -> None:
         self.by_hostname: dict[str, tuple[str, ...]] = {}
+        """Replaced as a whole; what was known last stands while the database is away."""
         self.bindings: dict[str, Binding] = {}
         self.complete = False
+        self.ever_complete = False
         self._bindings_changed = bindings_changed
         self._chassis_changed = chassis_changed
         self._dirty: set[str] = set()
         self._chassis_dirty = True
         super().__init__(remote, helper, leader_only)
-        self.watch(set())
+        self.watch(frozenset())
 
-    def watch(self, ports: set[str]) -> None:
+    def watch(self, ports: frozenset[str]) -> None:
+        """Ask for the Port_Binding of these ports, and of no others."""
         self.cond_change("Port_Binding", [["logical_port", "==", port] for port in sorted(ports)])
 
     def cleared(self) -> None:
@@ -49,12 +52,23 @@ class SouthboundReplica(Replica):
     def notify(self, event: str, row: Any, updates: Any = None) -> None:  # noqa: ARG002 - the IDL's signature
         if row._table.name == "Chassis":
             self._chassis_dirty = True
-            return
-        self._dirty.add(row.logical_port)
-        if event == ovs_idl.ROW_DELETE:
+        elif event == ovs_idl.ROW_DELETE:
             self.bindings.pop(row.logical_port, None)
+            self._dirty.add(row.logical_port)
         else:
-            self.bindings[row.logical_port] = _binding(row)
+            self._set_binding(row)
+
+    def _set_binding(self, row: Any) -> None:
+        activated = row.options.get("additional-chassis-activated", "")
+        binding = Binding(
+            chassis=row.chassis[0].name if row.chassis else "",
+            additional=tuple(sorted(chassis.name for chassis in row.additional_chassis)),
+            activated=tuple(name for name in activated.split(",") if name),
+            up=row.up == [True],
+        )
+        if self.bindings.get(row.logical_port) != binding:
+            self.bindings[row.logical_port] = binding
+            self._dirty.add(row.logical_port)
 
     def updated(self) -> None:
         if not self.monitoring:
@@ -64,13 +78,14 @@ class SouthboundReplica(Replica):
             return
         if self._chassis_dirty or not self.complete:
             self._chassis_dirty = False
-            self.complete = True
             table: dict[str, list[str]] = {}
             for row in self.tables["Chassis"].rows.values():
                 table.setdefault(row.hostname, []).append(row.name)
             self.by_hostname = {hostname: tuple(sorted(names)) for hostname, names in table.items()}
+            # A binding that came before its chassis did names none.
             for row in self.tables["Port_Binding"].rows.values():
-                self.bindings[row.logical_port] = _binding(row)
+                self._set_binding(row)
+            self.complete = self.ever_complete = True
             self._chassis_changed()
         if self._dirty:
             dirty, self._dirty = self._dirty, set()
@@ -87,11 +102,11 @@ class Southbound:
         chassis_changed: Callable[[], None],
         tls: Tls | None = None,
     ) -> None:
+        """`bindings_changed(port names)` and `chassis_changed()` are called from the connection's thread."""
         self._listeners = (bindings_changed, chassis_changed)
         # Any member of a cluster will do: nothing is written here.
         self.database = Database("OVN_Southbound", endpoints, COLUMNS, self._make, False, tls)
-        self._watched: set[str] = set()
-        self._by_hostname: Mapping[str, tuple[str, ...]] = {}
+        self._watched: frozenset[str] = frozenset()
 
     def _make(self, remote: str, helper: Any, leader_only: bool) -> SouthboundReplica:
         return SouthboundReplica(remote, helper, leader_only, *self._listeners)
@@ -115,32 +130,20 @@ class Southbound:
     @property
     def chassis_by_hostname(self) -> Mapping[str, tuple[str, ...]]:
         """Hostname -> chassis names. What was known last stands while the database is away."""
-        if self._replica is not None and self._replica.complete:
-            self._by_hostname = self._replica.by_hostname
-        return self._by_hostname
+        return self._replica.by_hostname if self._replica is not None else {}
 
     @property
     def ever_synced(self) -> bool:
-        return self.connected or bool(self._by_hostname)
+        """The chassis are known, be it from before the connection was lost."""
+        return self._replica is not None and self._replica.ever_complete
 
     def watch(self, ports: set[str]) -> None:
         """Watch the Port_Binding of these ports, and of no others."""
         replica = self._replica
-        if replica is None or ports == self._watched:
-            return
-        self._watched = set(ports)
-        self.database.request(lambda: replica.watch(ports))
+        if replica is not None and ports != self._watched:
+            watched = self._watched = frozenset(ports)
+            self.database.request(lambda: replica.watch(watched))
 
     def binding(self, port: str) -> Binding | None:
         """Where a watched port is bound; None where that is not known."""
         return self._replica.bindings.get(port) if self._replica is not None else None
-
-
-def _binding(row: Any) -> Binding:
-    activated = row.options.get("additional-chassis-activated", "")
-    return Binding(
-        chassis=row.chassis[0].name if row.chassis else "",
-        additional=tuple(sorted(chassis.name for chassis in row.additional_chassis)),
-        activated=tuple(name for name in activated.split(",") if name),
-        up=row.up == [True],
-    )

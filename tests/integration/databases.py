@@ -61,7 +61,8 @@ class Server:
 
     def transact(self, *operations: dict[str, Any]) -> list[Any]:
         """Raw operations, with another client than the agent's."""
-        answer: list[Any] = json.loads(run("ovsdb-client", "transact", self.remote, json.dumps([self.database, *operations])))
+        request = json.dumps([self.database, *operations])
+        answer: list[Any] = json.loads(run("ovsdb-client", "transact", self.remote, request))
         assert not any(isinstance(each, dict) and "error" in each for each in answer), answer
         return answer
 

@@ -68,7 +68,7 @@ def test_the_original_reads_the_same(frame: list[Any]) -> None:
     assert parser.finish() == frame == read(text, [len(text)])[0]
 
 
-@given(st.lists(VALUES, max_size=3), st.integers(0, 200), st.text("[]{}\",:\\ \nx1", max_size=3))
+@given(st.lists(VALUES, max_size=3), st.integers(0, 200), st.text('[]{}",:\\ \nx1', max_size=3))
 def test_a_damaged_frame_is_refused_wherever_the_original_refuses_it(frame: list[Any], where: int, damage: str) -> None:
     text = json.dumps(frame)
     text = text[: where % len(text)] + damage + text[where % len(text) + 1 :]

@@ -1,0 +1,283 @@
+"""Databases that come late, go, hang, lose their content, or change their leader; and agents that do."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hack.lab.process import run, wait_for
+from ovnagent.ovn import connection
+from ovnagent.ovn.changes import CreatePort, CreateSwitch
+from ovnagent.ovn.connection import Tls
+from ovnagent.ovn.nb_replica import NorthboundReplica
+from ovnagent.ovn.northbound import NotCommittedError
+from tests.integration.databases import Server, cluster, leads, server
+from tests.integration.nb_agent import SECONDS, Agent, Start, agents, port
+
+HOLDER = """
+import json, sys, time
+from ovnagent.ovn.nb_replica import Listeners
+from ovnagent.ovn.northbound import Northbound
+nothing = lambda *_: None
+northbound = Northbound(sys.argv[1], "c1", (), Listeners(nothing, nothing, nothing))
+northbound.start()
+while not northbound.has_lock:
+    northbound.acquire_lock()
+    time.sleep(0.01)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def nb(tmp_path: Path) -> Iterator[Server]:
+    with server(tmp_path / "nb") as each:
+        yield each
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with agents() as found:
+        yield found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent connection is given up after 2 s instead of 10."""
+    monkeypatch.setattr(connection, "PROBE_MILLISECONDS", 1000)
+
+
+def fill(agent: Agent) -> None:
+    assert agent.commit(CreateSwitch("pods", "c1"), CreatePort(port("vm1"))) is None
+    agent.row("vm1")
+
+
+# -- the lock
+
+
+def test_nothing_is_written_without_the_lock(nb: Server, start: Start) -> None:
+    holder = start(nb.remote)
+    standby = start(nb.remote, ready=False)
+    wait_for(lambda: standby.northbound.synced, SECONDS, "the standby's copy")
+    with pytest.raises(NotCommittedError, match="lock"):
+        standby.commit(CreateSwitch("pods", "c1"))
+    standby.northbound.acquire_lock()
+    with pytest.raises(NotCommittedError, match="lock"):
+        standby.commit(CreateSwitch("pods", "c1"))
+
+    holder.northbound.release_lock()
+    wait_for(lambda: standby.northbound.has_lock, SECONDS, "the standby with the lock")
+    assert not holder.northbound.has_lock
+    with pytest.raises(NotCommittedError, match="lock"):
+        holder.commit(CreateSwitch("pods", "c1"))
+    assert standby.commit(CreateSwitch("pods", "c1")) is None
+    assert standby.heard.everything
+
+
+def test_agents_of_two_clusters_have_a_lock_each(nb: Server, start: Start) -> None:
+    assert start(nb.remote, cluster="east-1").northbound.has_lock
+    assert start(nb.remote, cluster="east_1").northbound.has_lock
+
+
+def test_the_lock_goes_over_when_its_holder_is_killed(nb: Server, start: Start) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, nb.remote], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            standby = start(nb.remote, ready=False)
+            wait_for(lambda: standby.northbound.synced, SECONDS, "the standby's copy")
+            standby.northbound.acquire_lock()
+            with pytest.raises(NotCommittedError):
+                standby.commit(CreateSwitch("pods", "c1"))
+            killed = time.monotonic()
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    wait_for(lambda: standby.northbound.has_lock, SECONDS, "the standby with the lock")
+    took = time.monotonic() - killed
+    print(f"lock handed over {took * 1000:.0f} ms after SIGKILL")
+    assert took < 1
+    fill(standby)
+
+
+# -- the database
+
+
+def test_a_database_that_comes_late(tmp_path: Path, start: Start) -> None:
+    nb = Server(tmp_path / "nb")
+    agent = start(nb.remote, ready=False)
+    assert not agent.northbound.synced
+    assert agent.northbound.database.age == float("inf")
+    with pytest.raises(NotCommittedError):
+        agent.commit(CreateSwitch("pods", "c1"))
+    nb.create()
+    nb.start()
+    try:
+        agent.ready()
+        fill(agent)
+    finally:
+        nb.stop()
+
+
+def test_a_restart_of_the_database_is_a_pause(nb: Server, start: Start) -> None:
+    agent = start(nb.remote)
+    fill(agent)
+    nb.stop()
+    wait_for(lambda: not agent.northbound.synced, SECONDS, "the copy is known to be stale")
+    assert not agent.northbound.has_lock
+    with pytest.raises(NotCommittedError):
+        agent.commit(CreatePort(port("vm2")))
+    assert set(agent.northbound.ports) == {"vm1"}, "what was known last stands"
+    nb.start()
+    agent.ready()
+    assert agent.commit(CreatePort(port("vm2"))) is None
+    wait_for(lambda: set(agent.northbound.ports) == {"vm1", "vm2"}, SECONDS, "both ports")
+
+
+def test_a_database_that_comes_back_empty(nb: Server, start: Start) -> None:
+    agent = start(nb.remote)
+    fill(agent)
+    generation = agent.northbound.generation
+    nb.stop()
+    nb.create()
+    agent.heard.forget()
+    nb.start()
+    agent.ready()
+    assert agent.northbound.generation != generation
+    assert agent.heard.everything
+    assert not agent.northbound.ports
+    assert not agent.northbound.switches
+    fill(agent)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_database_that_hangs_is_noticed_on_a_unix_socket_too(nb: Server, start: Start) -> None:
+    agent = start(nb.remote)
+    fill(agent)
+    nb.freeze()
+    try:
+        began = time.monotonic()
+        with pytest.raises(NotCommittedError, match="connection was lost"):
+            agent.commit(CreatePort(port("vm2")))
+        assert time.monotonic() - began < 5
+        assert not agent.northbound.synced
+        wait_for(lambda: agent.northbound.database.age > 2, SECONDS, "the age of the copy")
+    finally:
+        nb.thaw()
+    agent.ready()
+    assert agent.northbound.database.age == 0
+    wait_for(lambda: "vm1" in agent.northbound.ports, SECONDS, "the port in the copy")
+
+
+def test_an_agent_stops_at_once_whatever_the_database_does(nb: Server, start: Start, tmp_path: Path) -> None:
+    absent = start(f"unix:{tmp_path}/nothing-here", ready=False)
+    agent = start(nb.remote)
+    fill(agent)
+    hung = start(nb.remote, cluster="c2", ready=False)
+    nb.freeze()
+    try:
+        for each in (absent, agent, hung):
+            began = time.monotonic()
+            each.northbound.stop()
+            assert time.monotonic() - began < 1
+            assert not each.northbound.database.connection.thread.is_alive()
+    finally:
+        nb.thaw()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_endpoint_that_accepts_and_stays_silent_holds_up_nobody(
+    nb: Server, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "shuffle", lambda endpoints: endpoints)  # else OVS begins with any of them
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent.sock"))
+        silent.listen(10)
+        agent = start(f"unix:{tmp_path}/silent.sock,{nb.remote}", ready=False)
+        wait_for(lambda: agent.northbound.synced, 15, "the copy from the other endpoint")
+
+
+def test_an_update_that_is_not_understood_has_all_copied_anew(
+    nb: Server, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = start(nb.remote)
+    fill(agent)
+    generation = agent.northbound.generation
+    honest = NorthboundReplica.notify
+
+    def broken(*arguments: object) -> None:
+        monkeypatch.setattr(NorthboundReplica, "notify", honest)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(NorthboundReplica, "notify", broken)
+    nb.nbctl("lsp-set-addresses", "vm1", "unknown")
+    wait_for(lambda: agent.northbound.generation != generation, SECONDS, "a new copy")
+    wait_for(lambda: agent.northbound.synced, SECONDS, "the copy complete")
+    assert agent.row("vm1").port.addresses == ("unknown",)
+
+
+# -- a cluster of databases
+
+
+def test_a_cluster_that_changes_its_leader(tmp_path: Path, start: Start) -> None:
+    with cluster(tmp_path) as members:
+        agent = start(",".join(member.remote for member in members))
+        fill(agent)
+        leader = next(member for member in members if leads(member))
+        leader.stop()
+        began = time.monotonic()
+        wait_for(lambda: not agent.northbound.synced, SECONDS, "the leader's end noticed")
+        agent.ready()
+        print(f"ready {time.monotonic() - began:.1f} s after the leader's end")
+        assert set(agent.northbound.ports) == {"vm1"}
+        assert agent.commit(CreatePort(port("vm2"))) is None
+        agent.row("vm2")
+
+
+def test_a_member_that_ceases_to_lead_is_left(tmp_path: Path, start: Start) -> None:
+    with cluster(tmp_path) as members:
+        agent = start(",".join(member.remote for member in members))
+        fill(agent)
+        old = next(member for member in members if leads(member))
+        old.appctl("cluster/failure-test", "transfer-leadership-after-sending-append-request")
+        try:
+            agent.commit(CreatePort(port("vm2")))
+        except NotCommittedError:
+            pass
+        wait_for(lambda: any(leads(member) for member in members if member is not old), 20, "a new leader")
+        wait_for(lambda: agent.northbound.database.idl.session_name() != old.remote, 20, "the old one left")
+        agent.ready()
+        if "vm2" not in agent.northbound.ports:
+            assert agent.commit(CreatePort(port("vm2"))) is None
+        agent.row("vm2")
+
+
+# -- TLS
+
+
+def certificates(directory: Path) -> Tls:
+    """A self-signed certificate that both sides use and trust."""
+    tls = Tls(directory / "key.pem", directory / "cert.pem", directory / "cert.pem")
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes")
+    run("openssl", "req", "-x509", "-newkey", "rsa:2048", *subject, "-keyout", tls.private_key, "-out", tls.certificate)
+    return tls
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_tls(tmp_path: Path, start: Start) -> None:
+    tls = certificates(tmp_path)
+    files = (f"--private-key={tls.private_key}", f"--certificate={tls.certificate}", f"--ca-cert={tls.ca}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number = free.getsockname()[1]
+    with server(tmp_path / "nb", remotes=(f"--remote=pssl:{number}:127.0.0.1", *files)) as nb:
+        agent = start(f"ssl:127.0.0.1:{number}", tls=tls)
+        fill(agent)
+        assert "vm1" in nb.nbctl("lsp-list", "pods")
