@@ -150,7 +150,7 @@ def run(config: Config) -> int:
     agent = Agent(config)
     done = threading.Event()
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def end(_number: int, _frame: FrameType | None) -> None:
         done.set()
 
     signal.signal(signal.SIGTERM, end)
@@ -161,5 +161,3 @@ def run(config: Config) -> int:
     agent.stop()
     LOG.info("stopped", extra={"seconds": round(time.monotonic() - started, 2)})
     return 1 if agent.failed.is_set() else 0
-
-

@@ -53,9 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="text: key=value (default); json: an object a line"
     )
-    run.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info"
-    )
+    run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
 
     check = commands.add_parser(
         "check-config",

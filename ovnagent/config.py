@@ -171,9 +171,7 @@ class _UniqueKeys(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -189,7 +187,7 @@ def _sentence(error: dict[str, Any]) -> str:
         case "missing":
             return f"{path}: is missing"
         case "string_pattern_mismatch":
-            return f"{path}: {error['input']!r} may hold letters, digits, '.', '_' and '-' only, and starts and ends with one of the former"
+            return f"{path}: {error['input']!r} may hold letters, digits and ._- only, the latter not at its ends"
         case _:
             return f"{path}: {error['msg'][0].lower()}{error['msg'][1:]} (it is {error['input']!r})"
 
@@ -355,5 +353,3 @@ class _Checker:
 
 def _pairs(one: Network, other: Network) -> Iterator[tuple[Subnet, Subnet]]:
     return ((a, b) for a in one.subnets for b in other.subnets if a.version == b.version)
-
-

@@ -266,7 +266,6 @@ class Reconciler:
         self.dirty.later(result.key, REFUSED_RETRY_SECONDS if error else result.look_again)
         self.announcer.tell(result, case, () if error else group, troubles, before.problems, seconds)
 
-
     def _record(self, result: Result, case: Case) -> None:
         """The record on the VM follows behind the port."""
         ref = object_ref(result, case)
@@ -299,4 +298,6 @@ def watched(where: Whereabouts, result: Result) -> frozenset[str]:
 def refusal(result: Result, error: str) -> Problem:
     """The database refused the VM's rows, most often because somebody else's port has the name on another switch."""
     names = ", ".join(port.name for port in result.wanted)
-    return Problem(PORT_REFUSED, f"OVN refused logical switch port {names}: {error}", tuple(f"port {p.name}" for p in result.wanted))
+    return Problem(
+        PORT_REFUSED, f"OVN refused logical switch port {names}: {error}", tuple(f"port {p.name}" for p in result.wanted)
+    )

@@ -1,10 +1,10 @@
-"""What tests need of the machine: root and programs. Missing on a laptop they are skipped, with the reason; in CI they fail."""
+"""What tests need of the machine: root and programs. Missing on a laptop they are skipped, with the reason; in CI they
+fail."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,8 +52,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def traces() -> Iterator[Path]:
+def traces() -> Path:
     """The recorded object streams of the real KubeVirt control plane."""
     if not TRACES.is_dir():
         pytest.skip(f"the recorded traces are not beside the checkout ({TRACES})")
-    yield TRACES
+    return TRACES

@@ -183,9 +183,7 @@ def vm_object(
     }
 
 
-def vmi_spec(
-    interfaces: list[dict[str, Any]] | None = None, networks: list[dict[str, Any]] | None = None
-) -> dict[str, Any]:
+def vmi_spec(interfaces: list[dict[str, Any]] | None = None, networks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     return {
         "domain": {"devices": {"interfaces": interfaces if interfaces is not None else [{"name": "default", "bridge": {}}]}},
         "networks": networks if networks is not None else [{"name": "default", "pod": {}}],
@@ -261,7 +259,9 @@ def pod_object(
     }
 
 
-def migration_object(uid: str, vmi: str, phase: str, created: str = "2026-01-01T00:01:00Z", namespace: str = "default") -> dict[str, Any]:
+def migration_object(
+    uid: str, vmi: str, phase: str, created: str = "2026-01-01T00:01:00Z", namespace: str = "default"
+) -> dict[str, Any]:
     return {
         "metadata": {"namespace": namespace, "name": uid, "uid": uid, "creationTimestamp": created},
         "spec": {"vmiName": vmi},

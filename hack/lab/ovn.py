@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.lab.process import run, running, send, start, stop, stop_all, wait_for
+from hack.lab.process import run, running, send, stop, stop_all, wait_for
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 NB_SCHEMA = Path("/usr/share/ovn/ovn-nb.ovsschema")
@@ -64,9 +64,7 @@ class OvnLab:
 
     def _chassis(self, number: int) -> Chassis:
         node = f"node{number}"
-        return Chassis(
-            f"chassis{number}", node, f"{self.name}-{node}", self.directory / node, f"{UNDERLAY}.{10 + number}"
-        )
+        return Chassis(f"chassis{number}", node, f"{self.name}-{node}", self.directory / node, f"{UNDERLAY}.{10 + number}")
 
     def __enter__(self) -> OvnLab:
         self.up()
@@ -149,7 +147,9 @@ class OvnLab:
         link = f"u{next(self._links)}"
         run("ip", "netns", "add", chassis.netns)
         run("ip", "-n", chassis.netns, "link", "set", "lo", "up")
-        run("ip", "-n", chassis.netns, "link", "add", "ul0", "type", "veth", "peer", "name", link, "netns", self.bridge_netns)
+        run(
+            "ip", "-n", chassis.netns, "link", "add", "ul0", "type", "veth", "peer", "name", link, "netns", self.bridge_netns
+        )
         run("ip", "-n", self.bridge_netns, "link", "set", link, "master", "br0", "up")
         run("ip", "-n", chassis.netns, "link", "set", "ul0", "up")
         # The userspace datapath sees unfinished checksums: without this, ping works and TCP does not.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import socket
@@ -46,7 +47,9 @@ class Peer:
 
     def __enter__(self) -> Peer:
         mac = "0a:00:" + ":".join(f"{int(part):02x}" for part in self.address.split("."))
-        self.ovn.nbctl("--may-exist", "lsp-add", self.switch, self.port, "--", "lsp-set-addresses", self.port, f"{mac} {self.address}")
+        self.ovn.nbctl(
+            "--may-exist", "lsp-add", self.switch, self.port, "--", "lsp-set-addresses", self.port, f"{mac} {self.address}"
+        )
         chassis = self.ovn.on(self.node)
         run("ip", "netns", "add", self.netns)
         run("ip", "-n", self.netns, "link", "set", "lo", "up")
@@ -147,7 +150,7 @@ class PingStream:
         until = time.monotonic() - 0.05
         numbers = [number for number, sent in list(self._sent.items()) if since <= sent <= until]
         answered = sorted(stamp for number, stamp in list(self._answers.items()) if stamp >= since)
-        gaps = [later - earlier for earlier, later in zip(answered, answered[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(answered)]
         lost = sum(number not in self._answers for number in numbers)
         return Loss(len(numbers), lost, self._duplicates, max(gaps, default=0.0) * 1000)
 
@@ -205,5 +208,3 @@ def _checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
-
-

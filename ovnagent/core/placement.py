@@ -130,9 +130,7 @@ def locate(facts: Facts) -> Whereabouts:
 
     migrations = {migration.uid: migration for migration in facts.migrations}
     here = [pod for pod in pods if pod.node == vmi.node]
-    elsewhere = sorted(
-        (pod for pod in pods if pod.node != vmi.node), key=lambda pod: (pod.created, pod.name), reverse=True
-    )
+    elsewhere = sorted((pod for pod in pods if pod.node != vmi.node), key=lambda pod: (pod.created, pod.name), reverse=True)
     for pod in elsewhere:  # the newest first: there is one open migration of a VMI at a time
         if _in_progress(migrations.get(pod.migration_uid), vmi):
             switched = _domain_ready(vmi, pod.migration_uid)

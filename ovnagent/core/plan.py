@@ -186,8 +186,7 @@ class _Draft:
         if uid in self.owner.uids:
             return True
         return any(
-            row.port.external_id(ports.VM_UID) == uid
-            and row.port.external_id(ports.VMI_UID) == self.owner.vmi_uid != ""
+            row.port.external_id(ports.VM_UID) == uid and row.port.external_id(ports.VMI_UID) == self.owner.vmi_uid != ""
             for row in self.case.present
         )
 
@@ -282,9 +281,7 @@ class _Draft:
 
     def _place(self, present: Port | None, name: str, binding_method: str) -> Placement:
         case = self.case
-        placement = place(
-            case.where, present, case.bindings.get(name), self.world.chassis, binding_method, case.elapsed
-        )
+        placement = place(case.where, present, case.bindings.get(name), self.world.chassis, binding_method, case.elapsed)
         if placement.problem:
             self.problems.append(Problem(problems.CHASSIS_UNKNOWN, placement.problem))
         return placement
@@ -328,9 +325,7 @@ def _placed(port: Port, placement: Placement) -> Port:
     if placement.migration:
         external_ids[ports.MIGRATION] = placement.migration
     port = replace(port, external_ids=tuple(sorted(external_ids.items())))
-    return ports.with_options(
-        port, requested_chassis=",".join(placement.requested), activation_strategy=placement.strategy
-    )
+    return ports.with_options(port, requested_chassis=",".join(placement.requested), activation_strategy=placement.strategy)
 
 
 def _lease_of(port: Port) -> Lease | None:

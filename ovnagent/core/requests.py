@@ -51,9 +51,7 @@ def read(interface: Interface, annotations: Annotations) -> Request:
     pool_key, pool = reader.get("ip_pool", parse_pool, NO_RANGES)
     for ip in ips:
         if pool and not any(ip in span for span in pool):
-            reader.errors.append(
-                f"{ips_key} asks for {ip}, which {pool_key} does not contain; change or remove one of them"
-            )
+            reader.errors.append(f"{ips_key} asks for {ip}, which {pool_key} does not contain; change or remove one of them")
     mac_key, mac = reader.get("mac_address", parse_mac, "")
     mac_key, mac = reader.interface_mac(mac_key, mac)
     network_key, network = reader.get("logical_switch", str.strip, "")
@@ -171,9 +169,7 @@ def parse_pool(text: str) -> tuple[AddressRange, ...]:
         first, dots, last = part.partition("..")
         span = AddressRange(_ip(first), _ip(last if dots else first))
         if span.first.version != span.last.version or int(span.first) > int(span.last):
-            raise ValueError(
-                f"{part.strip()!r} is no range; write <first>..<last>, both of one family, the lower one first"
-            )
+            raise ValueError(f"{part.strip()!r} is no range; write <first>..<last>, both of one family, the lower one first")
         spans.append(span)
     return tuple(spans)
 

@@ -124,9 +124,7 @@ def _address(
         if ip not in book.ips and str(ip) not in foreign.ips and subnet.refuse(ip) is None:
             return ip, None
     where = (
-        f"the pool of {request.pool_key}"
-        if pool
-        else f"IPv{version} subnet {subnet.cidr} of network {claim.network.name}"
+        f"the pool of {request.pool_key}" if pool else f"IPv{version} subnet {subnet.cidr} of network {claim.network.name}"
     )
     return None, Problem(
         problems.POOL_EXHAUSTED, f"no address is free in {where}; widen it or release addresses", (claim.network.name,)

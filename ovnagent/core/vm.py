@@ -365,9 +365,7 @@ _BINDINGS = {
 def _interfaces(spec: Mapping[str, Any], namespace: str) -> tuple[Interface, ...]:
     """Interfaces joined with their networks by name. What matches no network, or is no dict, is KubeVirt's to refuse."""
     networks = {
-        entry.get("name"): entry
-        for entry in spec.get("networks") or ()
-        if isinstance(entry, dict) and entry.get("name")
+        entry.get("name"): entry for entry in spec.get("networks") or () if isinstance(entry, dict) and entry.get("name")
     }
     devices = _dict(_dict(spec.get("domain")).get("devices"))
     found = []

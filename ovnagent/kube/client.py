@@ -64,9 +64,7 @@ class Client:
         self._configuration = configuration
         self._pool: Any = RESTClientObject(configuration).pool_manager
 
-    def request(
-        self, method: str, path: str, body: object = None, content_type: str = "application/json"
-    ) -> bytes:
+    def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> bytes:
         """The answer's body.
 
         Raises ApiError, or urllib3's HTTPError where there is no answer."""

@@ -96,13 +96,13 @@ class Events:
         except ApiError as error:
             if error.status == 409:
                 self._again(f"{path}/{name}", stamp)
-            elif error.status not in (403, 404) or (error.status == 403 and "terminated" not in str(error)):  # the namespace is going, or gone
+            elif error.status not in (403, 404) or (
+                error.status == 403 and "terminated" not in str(error)
+            ):  # the namespace is going, or gone
                 raise
 
     def _again(self, path: str, stamp: str) -> None:
         patch: dict[str, Any] = {"lastTimestamp": stamp}
-        answer = orjson.loads(
-            self._client.request("PATCH", path, patch, content_type="application/merge-patch+json")
-        )
+        answer = orjson.loads(self._client.request("PATCH", path, patch, content_type="application/merge-patch+json"))
         patch["count"] = int(answer.get("count") or 1) + 1
         self._client.request("PATCH", path, patch, content_type="application/merge-patch+json")

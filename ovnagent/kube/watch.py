@@ -50,9 +50,7 @@ KUBEVIRT = "/apis/kubevirt.io/v1"
 KINDS = (
     Kind("virtualmachines", f"{KUBEVIRT}/virtualmachines", vm.VirtualMachine, vm.virtual_machine),
     Kind("virtualmachineinstances", f"{KUBEVIRT}/virtualmachineinstances", vm.Instance, vm.instance),
-    Kind(
-        "virtualmachineinstancemigrations", f"{KUBEVIRT}/virtualmachineinstancemigrations", vm.Migration, vm.migration
-    ),
+    Kind("virtualmachineinstancemigrations", f"{KUBEVIRT}/virtualmachineinstancemigrations", vm.Migration, vm.migration),
     Kind("pods", "/api/v1/pods", vm.Launcher, vm.launcher, selector="kubevirt.io=virt-launcher"),
     Kind("nodes", "/api/v1/nodes", vm.Node, vm.node),
     Kind(
@@ -197,9 +195,7 @@ class Watcher:
         pause = round(state.next_action.sleep, 1) if state.next_action else 0
         reason, remedy = explain(error, self.kind)
         self._on_error(self.kind.name, reason)
-        LOG.warning(
-            "watch failed", extra={"kind": self.kind.name, "reason": f"{error}{remedy}", "retry_seconds": pause}
-        )
+        LOG.warning("watch failed", extra={"kind": self.kind.name, "reason": f"{error}{remedy}", "retry_seconds": pause})
 
 
 def explain(error: BaseException | None, kind: Kind) -> tuple[str, str]:

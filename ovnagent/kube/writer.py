@@ -115,5 +115,3 @@ def _passing(error: BaseException) -> bool:
     if isinstance(error, ApiError):
         return error.status in (409, 429) or error.status >= 500
     return isinstance(error, urllib3.exceptions.HTTPError | OSError)
-
-

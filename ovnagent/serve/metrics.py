@@ -61,9 +61,7 @@ class Metrics:
             "ovnagent_port_create_seconds", "From a VM being seen to its port being committed.", buckets=SLOW, registry=r
         )
         self.drift = Counter("ovnagent_drift_repaired", "Rows put right that somebody else had changed.", registry=r)
-        self.watch_errors = Counter(
-            "ovnagent_watch_errors", "Failed lists and watches.", ["kind", "reason"], registry=r
-        )
+        self.watch_errors = Counter("ovnagent_watch_errors", "Failed lists and watches.", ["kind", "reason"], registry=r)
         self.writes_dropped = Gauge(
             "ovnagent_writes_dropped", "Events and records given up since the start.", ["queue"], registry=r
         )

@@ -1,4 +1,4 @@
-"""A real control plane, a real OVN, the agent as its own ServiceAccount; guests without a CPU (they only plug and announce)."""
+"""A real control plane, a real OVN, the agent as its own ServiceAccount; guests without a CPU: they plug and announce."""
 
 from __future__ import annotations
 

@@ -38,7 +38,11 @@ def test_a_deleted_vm_keeps_its_port_until_the_launcher_has_ended(lab: Lab) -> N
     chassis = lab.chassis("web")
     lab.kubevirt.faults.delays.pod_completed = 1.0
     lab.kube.kubectl("delete", "vm", "web", "--wait=false")
-    wait_for(lambda: lab.kube.kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}"), 5, "a launcher that ends")
+    wait_for(
+        lambda: lab.kube.kubectl("get", "pods", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}"),
+        5,
+        "a launcher that ends",
+    )
     assert lab.ovn.placed(port) == chassis
     wait_for(lambda: not lab.ovn.port(port), 20, "port gone")
     assert "No resources found" in lab.kube.kubectl("get", "vmi") or not lab.kube.get("vmi")["items"]
@@ -91,7 +95,19 @@ def test_drift_is_put_right_at_once(lab: Lab) -> None:
 
 
 def test_a_foreign_port_of_the_wanted_name_is_left_alone(lab: Lab) -> None:
-    lab.ovn.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "web.default", "--", "set", "Logical_Switch_Port", "web.default", "external_ids:whose=theirs")
+    lab.ovn.nbctl(
+        "ls-add",
+        "elsewhere",
+        "--",
+        "lsp-add",
+        "elsewhere",
+        "web.default",
+        "--",
+        "set",
+        "Logical_Switch_Port",
+        "web.default",
+        "external_ids:whose=theirs",
+    )
     try:
         lab.create("web")
         wait_for(lambda: "PortRefused" in lab.events("web"), 5, "the Event")
@@ -170,20 +186,35 @@ def test_200_vms_at_once(lab: Lab) -> None:
     count = 200
     before = lab.agent.metric("ovnagent_transactions_total")
     lab.kube.apply("\n---\n".join(manifest(f"many{number}", "Halted") for number in range(count)))
-    wait_for(lambda: lab.ovn.nbctl("--bare", "--columns=name", "find", "Logical_Switch_Port", "external_ids:ovnagent-network=pods").split().__len__() == count, 30, "all ports")
-    texts = lab.ovn.nbctl("--bare", "--columns=addresses", "find", "Logical_Switch_Port", "external_ids:ovnagent-network=pods").split("\n")
+    wait_for(
+        lambda: (
+            lab.ovn.nbctl("--bare", "--columns=name", "find", "Logical_Switch_Port", "external_ids:ovnagent-network=pods")
+            .split()
+            .__len__()
+            == count
+        ),
+        30,
+        "all ports",
+    )
+    texts = lab.ovn.nbctl(
+        "--bare", "--columns=addresses", "find", "Logical_Switch_Port", "external_ids:ovnagent-network=pods"
+    ).split("\n")
     ips = [text.split()[1] for text in texts if text]
     assert len(set(ips)) == count
     # kubectl creates them one after another, so batches are small; what a batch holds is one transaction.
     transactions = lab.agent.metric("ovnagent_transactions_total") - before
     assert transactions <= count
     lab.agent.kill()
-    for port in lab.ovn.nbctl("--bare", "--columns=name", "find", "Logical_Switch_Port", "external_ids:ovnagent-network=pods").split():
+    for port in lab.ovn.nbctl(
+        "--bare", "--columns=name", "find", "Logical_Switch_Port", "external_ids:ovnagent-network=pods"
+    ).split():
         lab.ovn.nbctl("lsp-del", port)
     lab.agent.start()
     wait_for(lambda: lab.agent.metric("ovnagent_ports") == count, 10, "all ports are back")
     assert lab.agent.metric("ovnagent_transactions_total") == 1  # 200 VMs, one transaction
-    again = lab.ovn.nbctl("--bare", "--columns=addresses", "find", "Logical_Switch_Port", "external_ids:ovnagent-network=pods").split("\n")
+    again = lab.ovn.nbctl(
+        "--bare", "--columns=addresses", "find", "Logical_Switch_Port", "external_ids:ovnagent-network=pods"
+    ).split("\n")
     assert {text.split()[1] for text in again if text} == set(ips)
     lab.kube.kubectl("delete", "vm", "--all", "--wait=false")
     wait_for(lambda: lab.agent.metric("ovnagent_ports") == 0, 60, "all ports gone")
@@ -211,7 +242,11 @@ def test_a_verb_that_is_missing_is_named_and_nothing_is_deleted(lab: Lab) -> Non
     try:
         lab.kube.kubectl("patch", "clusterrole", "ovnagent", "--type=json", "-p", '[{"op": "remove", "path": "/rules/0"}]')
         lab.agent.start(ready=False)
-        wait_for(lambda: "grant the verbs get, list and watch on virtualmachines" in lab.agent.log.read_text()[size:], 10, "it says so")
+        wait_for(
+            lambda: "grant the verbs get, list and watch on virtualmachines" in lab.agent.log.read_text()[size:],
+            10,
+            "it says so",
+        )
         assert lab.ovn.port(port)
         assert lab.agent.http("/readyz")[0] == 503
     finally:

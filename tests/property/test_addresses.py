@@ -10,7 +10,9 @@ from ovnagent.core.vm import VmKey
 from tests.desk import Desk, network, vm_object
 
 NAMES = st.sampled_from([f"vm{number}" for number in range(8)])
-ADDRESSES = st.sampled_from(["", *(f"10.16.0.{number}" for number in range(12)), "10.17.0.1", "nonsense", "10.16.0.5,10.16.0.6"])
+ADDRESSES = st.sampled_from(
+    ["", *(f"10.16.0.{number}" for number in range(12)), "10.17.0.1", "nonsense", "10.16.0.5,10.16.0.6"]
+)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), NAMES, ADDRESSES),

@@ -1,23 +1,23 @@
 """Scenarios as text: facts and rows, step by step.
 
-    vm web ip_address=10.16.0.15        a VirtualMachine, created or changed; keys are ovn.kubernetes.io annotations,
-                                        uid=, record-of=<vm> (a copied record), mac= (interfaces[].macAddress), binding=
-    vmi web node=node1                  its VMI; phase=, uid=, owner= (empty: standalone), and of migrationState:
-                                        state=<migration> [source=node1] [target=node2] [ready] [failed] [completed]
-    pod p1 web node=node1               a launcher; phase=, migration=, vmi=<uid of the VMI>
-    migration m1 web phase=Running
-    gone vm web | gone pod p1 web ...   the object is deleted
-    sb web.default chassis1 also chassis2 open chassis2
-                                        SB: chassis, additional chassis, activated ones; `-` for none
-    chassis node4 none                  SB knows no chassis (or these) for a node
-    after 30 s                          time passes
-    restart                             the agent forgets everything but the objects and rows
-    => web.default chassis1,chassis2 rarp    this port asks for these chassis (`-`: none)
-    => web.default has 10.16.0.15            and has this address
-    => no web.default                        this port is not there
-    => web says AddressConflict ...holds     the VM has this problem, whose sentence holds these words
-    => web says nothing
-    => nothing written                       since the line before the last step
+vm web ip_address=10.16.0.15        a VirtualMachine, created or changed; keys are ovn.kubernetes.io annotations,
+                                    uid=, record-of=<vm> (a copied record), mac= (interfaces[].macAddress), binding=
+vmi web node=node1                  its VMI; phase=, uid=, owner= (empty: standalone), and of migrationState:
+                                    state=<migration> [source=node1] [target=node2] [ready] [failed] [completed]
+pod p1 web node=node1               a launcher; phase=, migration=, vmi=<uid of the VMI>
+migration m1 web phase=Running
+gone vm web | gone pod p1 web ...   the object is deleted
+sb web.default chassis1 also chassis2 open chassis2
+                                    SB: chassis, additional chassis, activated ones; `-` for none
+chassis node4 none                  SB knows no chassis (or these) for a node
+after 30 s                          time passes
+restart                             the agent forgets everything but the objects and rows
+=> web.default chassis1,chassis2 rarp    this port asks for these chassis (`-`: none)
+=> web.default has 10.16.0.15            and has this address
+=> no web.default                        this port is not there
+=> web says AddressConflict ...holds     the VM has this problem, whose sentence holds these words
+=> web says nothing
+=> nothing written                       since the line before the last step
 """
 
 from __future__ import annotations
@@ -68,24 +68,47 @@ class _Player:
         stamp = f"2026-01-01T01:{self.clock // 60:02d}:{self.clock % 60:02d}Z"
         match kind:
             case "vm":
-                record = desk.records[next(key for key in desk.records if key.name == values["record-of"])] if "record-of" in values else ""
-                annotations = {f"ovn.kubernetes.io/{k}": v for k, v in values.items() if k in ("ip_address", "ip_pool", "mac_address", "logical_switch")}
+                record = (
+                    desk.records[next(key for key in desk.records if key.name == values["record-of"])]
+                    if "record-of" in values
+                    else ""
+                )
+                annotations = {
+                    f"ovn.kubernetes.io/{k}": v
+                    for k, v in values.items()
+                    if k in ("ip_address", "ip_pool", "mac_address", "logical_switch")
+                }
                 interface = {"name": "default", values.get("binding", "bridge"): {}}
                 if "mac" in values:
                     interface["macAddress"] = values["mac"]
                 uid = values.get("uid", "")
-                desk.feed(event, "virtualmachines", vm_object(names[0], uid, annotations, [interface], record=record, created=values.get("created", "2026-01-01T00:00:00Z")))
+                desk.feed(
+                    event,
+                    "virtualmachines",
+                    vm_object(
+                        names[0],
+                        uid,
+                        annotations,
+                        [interface],
+                        record=record,
+                        created=values.get("created", "2026-01-01T00:00:00Z"),
+                    ),
+                )
             case "vmi":
                 state = None
                 if "state" in values:
-                    state = {"migrationUid": values["state"], "sourceNode": values.get("source", ""), "targetNode": values.get("target", "")}
+                    state = {
+                        "migrationUid": values["state"],
+                        "sourceNode": values.get("source", ""),
+                        "targetNode": values.get("target", ""),
+                    }
                     state |= {"targetNodeDomainReadyTimestamp": stamp} if "ready" in flags else {}
                     state |= {flag: True for flag in ("failed", "completed") if flag in flags}
                 annotations = {f"ovn.kubernetes.io/{k}": v for k, v in values.items() if k in ("ip_address", "ip_pool")}
                 interface = [{"name": "default", values.get("binding", "bridge"): {}}]
                 desk.feed(event, "virtualmachineinstances", vmi_object(
-                    names[0], values.get("uid", ""), values.get("owner"), values.get("node", ""), values.get("phase", "Running"),
-                    annotations, interface, migration=state))  # fmt: skip
+                    names[0], values.get("uid", ""), values.get("owner"), values.get("node", ""),
+                    values.get("phase", "Running"), annotations, interface, migration=state))  # fmt: skip
             case "pod":
                 created = self._first_seen(f"pod {names[0]}", stamp)
                 desk.feed(event, "pods", pod_object(
@@ -93,7 +116,11 @@ class _Player:
                     values.get("vmi", ""), created))  # fmt: skip
             case "migration":
                 created = self._first_seen(f"migration {names[0]}", stamp)
-                desk.feed(event, "virtualmachineinstancemigrations", migration_object(names[0], names[1], values.get("phase", ""), created))
+                desk.feed(
+                    event,
+                    "virtualmachineinstancemigrations",
+                    migration_object(names[0], names[1], values.get("phase", ""), created),
+                )
             case "sb":
                 self._binding(names)
             case "chassis":

@@ -12,7 +12,6 @@ POD = Interface("default", "bridge")
 TENANT = Interface("tenant", "bridge", nad="demo/net")
 
 
-
 def asked(interface: Interface, annotations: dict[str, object]) -> Request:
     return read(interface, virtual_machine(vm_object("vm", annotations=annotations)).annotations)
 
@@ -43,7 +42,9 @@ def test_a_multus_interface_has_keys_of_its_own(domain: str, suffix: str) -> Non
 
 
 def test_the_interface_s_own_key_goes_before_the_one_for_the_nad() -> None:
-    request = asked(TENANT, {"net.demo.kubernetes.io/ip_address": "10.1.0.5", "net.demo.kubernetes.io/ip_address.tenant": "10.1.0.6"})
+    request = asked(
+        TENANT, {"net.demo.kubernetes.io/ip_address": "10.1.0.5", "net.demo.kubernetes.io/ip_address.tenant": "10.1.0.6"}
+    )
     assert ips(request) == ["10.1.0.6"]
 
 
@@ -62,7 +63,8 @@ def test_the_ecosystem_s_key_counts_where_no_other_is_given() -> None:
         ({"ovn.kubernetes.io/ip_address": 5}, ["ovn.kubernetes.io/ip_address", "put it in quotes"]),
         ({"ovn.kubernetes.io/ip_pool": "10.16.0.9..10.16.0.1"}, ["is no range"]),
         ({"ovn.kubernetes.io/ip_pool": "10.16.0.9..fd00::1"}, ["is no range"]),
-        ({"ovn.kubernetes.io/ip_pool": "10.16.0.1", "ovn.kubernetes.io/ip_address": "10.16.0.9"}, ["ip_address", "ip_pool", "does not contain"]),
+        ({"ovn.kubernetes.io/ip_pool": "10.16.0.1", "ovn.kubernetes.io/ip_address": "10.16.0.9"},
+         ["ip_address", "ip_pool", "does not contain"]),
         ({"ovn.kubernetes.io/mac_address": "zz"}, ["'zz' is no MAC address"]),
         ({"ovn.kubernetes.io/mac_address": "01:00:00:00:00:01"}, ["multicast"]),
         ({"ovn.kubernetes.io/port_security": "maybe"}, ['neither "true" nor "false"']),
@@ -78,7 +80,9 @@ def test_what_cannot_be_understood_is_said(annotations: dict[str, object], words
 
 
 def test_two_names_of_one_key_that_differ_are_both_named() -> None:
-    (error,) = asked(TENANT, {"net.demo.kubernetes.io/ip_address": "10.1.0.5", "net.demo.ovn.kubernetes.io/ip_address": "10.1.0.6"}).errors
+    (error,) = asked(
+        TENANT, {"net.demo.kubernetes.io/ip_address": "10.1.0.5", "net.demo.ovn.kubernetes.io/ip_address": "10.1.0.6"}
+    ).errors
     assert "net.demo.kubernetes.io/ip_address" in error
     assert "net.demo.ovn.kubernetes.io/ip_address" in error
 
@@ -89,6 +93,8 @@ def test_a_mac_in_several_forms(text: str) -> None:
 
 
 def test_an_annotation_goes_before_mac_address_and_the_difference_is_said() -> None:
-    request = asked(Interface("default", "bridge", mac="02:00:00:00:00:01"), {"ovn.kubernetes.io/mac_address": "02:00:00:00:00:02"})
+    request = asked(
+        Interface("default", "bridge", mac="02:00:00:00:00:01"), {"ovn.kubernetes.io/mac_address": "02:00:00:00:00:02"}
+    )
     assert request.mac == "02:00:00:00:00:02"
     assert "set macAddress to 02:00:00:00:00:02" in request.warnings[0]

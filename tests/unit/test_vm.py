@@ -83,7 +83,11 @@ def test_dual_stack_and_both_families_asked_for() -> None:
     desk = Desk(network("10.16.0.0/16", "fd00:10:16::/64"))
     desk.feed("ADDED", "virtualmachines", vm_object("auto"))
     desk.feed("ADDED", "virtualmachines", vm_object("six", annotations={"ovn.kubernetes.io/ip_address": "fd00:10:16::15"}))
-    desk.feed("ADDED", "virtualmachines", vm_object("both", annotations={"ovn.kubernetes.io/ip_address": "10.16.0.9,fd00:10:16::9"}))
+    desk.feed(
+        "ADDED",
+        "virtualmachines",
+        vm_object("both", annotations={"ovn.kubernetes.io/ip_address": "10.16.0.9,fd00:10:16::9"}),
+    )
     desk.look()
     assert len(desk.port("auto.default").ips) == len(desk.port("six.default").ips) == 2
     assert "fd00:10:16::15" in desk.port("six.default").ips
@@ -113,11 +117,18 @@ def test_a_mac_that_the_guest_does_not_have_is_said_with_the_remedy() -> None:
 
 def test_what_others_use_on_the_switch_is_taken() -> None:
     desk = Desk()
-    desk.foreign["ovn-default"] = Foreign({"10.16.0.15": "logical switch port printer"}, {"02:00:00:00:00:09": "logical switch port printer"})
+    desk.foreign["ovn-default"] = Foreign(
+        {"10.16.0.15": "logical switch port printer"}, {"02:00:00:00:00:09": "logical switch port printer"}
+    )
     desk.feed("ADDED", "virtualmachines", vm_object("web", annotations={"ovn.kubernetes.io/ip_address": "10.16.0.15"}))
-    desk.feed("ADDED", "virtualmachines", vm_object("mac", annotations={"ovn.kubernetes.io/mac_address": "02:00:00:00:00:09"}))
+    desk.feed(
+        "ADDED", "virtualmachines", vm_object("mac", annotations={"ovn.kubernetes.io/mac_address": "02:00:00:00:00:09"})
+    )
     desk.look()
-    assert "AddressConflict: ovn.kubernetes.io/ip_address asks for 10.16.0.15, which logical switch port printer uses" in desk.says("web")[0]
+    assert (
+        "AddressConflict: ovn.kubernetes.io/ip_address asks for 10.16.0.15, which logical switch port printer uses"
+        in desk.says("web")[0]
+    )
     assert "MACConflict" in desk.says("mac")[0]
     assert not desk.rows
 
@@ -137,7 +148,9 @@ def test_two_vms_whose_ports_would_have_one_name() -> None:
     desk.feed("ADDED", "virtualmachines", vm_object("x.y.n", namespace="m"))
     desk.look()
     multus = [{"name": "t", "multus": {"networkName": "m/n"}}]
-    desk.feed("ADDED", "virtualmachines", vm_object("x", namespace="y", interfaces=[{"name": "t", "bridge": {}}], networks=multus))
+    desk.feed(
+        "ADDED", "virtualmachines", vm_object("x", namespace="y", interfaces=[{"name": "t", "bridge": {}}], networks=multus)
+    )
     desk.look()
     assert desk.port("x.y.n.m").vm == VmKey("m", "x.y.n")
     assert "belongs to VM m/x.y.n" in desk.says("x", "y")[0]

@@ -1,0 +1,363 @@
+"""The stand-in's own ways: run strategies, what is plugged where, migrations that go wrong, nodes that die."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from hack.lab.kube import ControlPlane
+from hack.lab.kubevirt import KubeVirt, objects
+from hack.lab.ovn import OvnLab
+from hack.lab.process import wait_for
+
+NAMESPACE = "default"
+POD_NETWORK = {"default": {"pod": {}}}
+Machine = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def ovn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvnLab]:
+    with OvnLab("kvtst", tmp_path_factory.mktemp("o") / "ovn") as ovn:
+        ovn.nbctl("ls-add", "pods")
+        yield ovn
+
+
+@pytest.fixture(scope="module")
+def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("k") / "kube") as kube:
+        yield kube
+
+
+@pytest.fixture(scope="module")
+def running(kube: ControlPlane, ovn: OvnLab) -> Iterator[KubeVirt]:
+    with KubeVirt(kube, ovn, port_seconds=0) as kubevirt:
+        yield kubevirt
+
+
+@pytest.fixture
+def kubevirt(running: KubeVirt, kube: ControlPlane, ovn: OvnLab) -> Iterator[KubeVirt]:
+    """The stand-in; no VM, fault or plugged interface is left for the next test."""
+    yield running
+    running.faults.reset()
+    for node in running.nodes:
+        running.node_returns(node)
+    kube.kubectl("-n", NAMESPACE, "delete", "vm,vmi,vmim", "--all", "--timeout=30s")
+    wait_for(lambda: not plugged(ovn), 5, "all interfaces unplugged")
+
+
+@pytest.fixture
+def machine(kubevirt: KubeVirt, kube: ControlPlane) -> Machine:
+    """Creates a VM and, if it starts, waits until it runs; its name."""
+    numbers = itertools.count(1)
+
+    def create(
+        networks: Mapping[str, Mapping[str, Any]] = POD_NETWORK, strategy: str = "Always", binding: str = "bridge"
+    ) -> str:
+        name = f"vm{next(numbers)}"
+        spec = {
+            "domain": {"devices": {"interfaces": [{"name": each, binding: {}} for each in networks]}},
+            "networks": [{"name": each, **network} for each, network in networks.items()],
+        }
+        vm = {
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachine",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"runStrategy": strategy, "template": {"spec": spec}},
+        }
+        kube.apply(json.dumps(vm))
+        if strategy in ("Always", "RerunOnFailure"):
+            kubevirt.wait_running(NAMESPACE, name)
+        return name
+
+    return create
+
+
+def plugged(ovn: OvnLab) -> set[tuple[str, str]]:
+    """(node, iface-id) of all interfaces in br-int."""
+    found = set()
+    for chassis in ovn.chassis:
+        rows = json.loads(chassis.vsctl("--format=json", "--columns=external_ids", "list", "Interface"))["data"]
+        found |= {(chassis.node, dict(ids[1])["iface-id"]) for (ids,) in rows if "iface-id" in dict(ids[1])}
+    return found
+
+
+def node_of(kubevirt: KubeVirt, vm: str) -> str:
+    node: str = kubevirt.vmi(NAMESPACE, vm)["status"]["nodeName"]
+    return node
+
+
+def state_of(kubevirt: KubeVirt, vm: str) -> dict[str, Any]:
+    state: dict[str, Any] = kubevirt.vmi(NAMESPACE, vm)["status"].get("migrationState", {})
+    return state
+
+
+# ---- VMs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "end", "runs_again"),
+    [
+        ("Always", KubeVirt.power_off, True),
+        ("Always", KubeVirt.crash, True),
+        ("Always", KubeVirt.force_delete_launchers, True),
+        ("RerunOnFailure", KubeVirt.power_off, False),
+        ("RerunOnFailure", KubeVirt.crash, True),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_what_happens_when_a_guest_ends(
+    kubevirt: KubeVirt, machine: Machine, kube: ControlPlane, strategy: str, end: Callable[..., None], runs_again: bool
+) -> None:
+    vm = machine(strategy=strategy)
+    first = kubevirt.vmi(NAMESPACE, vm)["metadata"]["uid"]
+    end(kubevirt, NAMESPACE, vm)
+    if runs_again:
+        kubevirt.wait_for(
+            lambda: any_running(kubevirt, vm) and kubevirt.vmi(NAMESPACE, vm)["metadata"]["uid"] != first,
+            "another VMI runs",
+        )
+    else:
+        kubevirt.wait_phase(NAMESPACE, vm, "")
+        shown = wait_for(lambda: kube.kubectl("get", "vm", vm, "--no-headers").split()[2:], 5, "shown")
+        assert shown == ["Stopped", "False"]
+
+
+def any_running(kubevirt: KubeVirt, vm: str) -> bool:
+    try:
+        return objects.phase_of(kubevirt.vmi(NAMESPACE, vm)) == "Running"
+    except LookupError:
+        return False
+
+
+def test_a_manual_vm_starts_only_when_asked(kubevirt: KubeVirt, machine: Machine, kube: ControlPlane) -> None:
+    vm = machine(strategy="Manual")
+    wait_for(lambda: "Stopped" in kube.kubectl("get", "vm", vm), 5, "status shown")
+    with pytest.raises(LookupError):
+        kubevirt.vmi(NAMESPACE, vm)
+    request = '{"status": {"stateChangeRequests": [{"action": "Start"}]}}'
+    kube.kubectl("patch", "vm", vm, "--subresource=status", "--type=merge", "-p", request)
+    kubevirt.wait_running(NAMESPACE, vm)
+
+
+# ---- interfaces -----------------------------------------------------------------------------------------------------
+
+
+def test_interfaces_are_plugged_under_the_names_of_their_ports(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab) -> None:
+    vm = machine(
+        {
+            "default": {"pod": {}},
+            "blue": {"multus": {"networkName": "blue-net"}},
+            "red1": {"multus": {"networkName": "red/net"}},
+            "red2": {"multus": {"networkName": "red/net"}},
+        }
+    )
+    node = node_of(kubevirt, vm)
+    assert plugged(ovn) == {
+        (node, f"{vm}.default"),
+        (node, f"{vm}.default.blue-net.default"),
+        (node, f"{vm}.default.net.red.red1"),
+        (node, f"{vm}.default.net.red.red2"),
+    }
+    (pod,) = kubevirt.launchers(NAMESPACE, vm)
+    reported = json.loads(pod["metadata"]["annotations"][objects.NETWORK_STATUS])
+    assert [each["name"] for each in reported] == ["ovn-kubernetes", "default/blue-net", "red/net", "red/net"]
+    macs = [each["mac"] for each in kubevirt.vmi(NAMESPACE, vm)["status"]["interfaces"]]
+    assert macs == [each["mac"] for each in reported]
+
+    kubevirt.stop_vm(NAMESPACE, vm)
+    kubevirt.wait_phase(NAMESPACE, vm, "")
+    assert not plugged(ovn)
+
+
+def test_sriov_is_not_plugged(machine: Machine, ovn: OvnLab) -> None:
+    machine(binding="sriov")
+    assert not plugged(ovn)
+
+
+def test_behind_masquerade_the_guest_has_another_mac_than_the_pod(kubevirt: KubeVirt, machine: Machine) -> None:
+    vm = machine(binding="masquerade")
+    (pod,) = kubevirt.launchers(NAMESPACE, vm)
+    (reported,) = json.loads(pod["metadata"]["annotations"][objects.NETWORK_STATUS])
+    (interface,) = kubevirt.vmi(NAMESPACE, vm)["status"]["interfaces"]
+    assert interface["mac"] != reported["mac"]
+    assert not kubevirt.guest(NAMESPACE, vm).announces
+
+
+def test_the_guest_gets_its_ports_mac_and_keeps_it(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab) -> None:
+    mac = "0a:58:0a:10:00:07"
+    ovn.nbctl("lsp-add", "pods", "vm1.default", "--", "lsp-set-addresses", "vm1.default", f"{mac} 10.16.0.7")
+    try:
+        vm = machine()
+        assert kubevirt.guest(NAMESPACE, vm).nics[0].mac == mac
+        kubevirt.wait_migration(NAMESPACE, kubevirt.migrate(NAMESPACE, vm))
+        assert kubevirt.guest(NAMESPACE, vm).nics[0].mac == mac
+    finally:
+        ovn.nbctl("lsp-del", "vm1.default")
+
+
+@pytest.mark.parametrize("label", ["", "of a migration"])
+def test_pods_that_only_look_like_launchers_plug_nothing(
+    kubevirt: KubeVirt, machine: Machine, kube: ControlPlane, ovn: OvnLab, label: str
+) -> None:
+    vm = machine()
+    before = plugged(ovn)
+    migration = ""
+    if label:
+        migration = kubevirt.migrate(NAMESPACE, vm)
+        kubevirt.wait_migration(NAMESPACE, migration)
+        wait_for(lambda: len(plugged(ovn)) == 1, 5, "source unplugged")
+        before = plugged(ovn)
+    names = [kubevirt.attachment_pod(NAMESPACE, vm, migration), kubevirt.ephemeral_launcher(NAMESPACE, vm)]
+    kube.kubectl("-n", NAMESPACE, "wait", "--for=jsonpath={.status.phase}=Running", "--timeout=10s", "pod", *names)
+    assert plugged(ovn) == before
+
+
+# ---- migrations -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("domain ready", "node name", "source completed", "succeeded"),
+        ("source completed", "domain ready", "node name", "succeeded"),
+        ("domain ready", "succeeded", "node name", "source completed"),
+        ("succeeded", "source completed", "domain ready", "node name"),
+    ],
+    ids=" - ".join,
+)
+def test_the_end_of_a_migration_may_be_written_in_any_order(
+    kubevirt: KubeVirt, machine: Machine, ovn: OvnLab, order: tuple[str, ...]
+) -> None:
+    kubevirt.faults.end_order = order
+    vm = machine()
+    source = node_of(kubevirt, vm)
+    migration = kubevirt.migrate(NAMESPACE, vm)
+    assert kubevirt.wait_migration(NAMESPACE, migration) == "Succeeded"
+    kubevirt.wait_for(lambda: node_of(kubevirt, vm) != source, "node name flipped")
+    wait_for(lambda: plugged(ovn) == {(node_of(kubevirt, vm), f"{vm}.default")}, 5, "source unplugged")
+    assert objects.phase_of(kubevirt.vmi(NAMESPACE, vm)) == "Running"
+    assert kubevirt.guest(NAMESPACE, vm).node == node_of(kubevirt, vm)
+
+
+@pytest.mark.parametrize("phase", ["Scheduling", "Scheduled", "PreparingTarget", "TargetReady", "Running"])
+@pytest.mark.parametrize("fault", ["target_dies", "fails"])
+def test_a_migration_that_fails_leaves_the_guest_where_it_is(
+    kubevirt: KubeVirt, machine: Machine, ovn: OvnLab, fault: str, phase: str
+) -> None:
+    setattr(kubevirt.faults, fault, phase)
+    vm = machine()
+    source = node_of(kubevirt, vm)
+    migration = kubevirt.migrate(NAMESPACE, vm)
+    assert kubevirt.wait_migration(NAMESPACE, migration) == "Failed"
+    if phase in ("Scheduling", "Scheduled"):  # before the hand-off the VMI never mentions it
+        assert "failed" not in state_of(kubevirt, vm)
+    else:
+        kubevirt.wait_for(lambda: state_of(kubevirt, vm).get("failed") is True, "failure written")
+    wait_for(lambda: plugged(ovn) == {(source, f"{vm}.default")}, 5, "target unplugged")
+    assert kubevirt.guest(NAMESPACE, vm).node == source == node_of(kubevirt, vm)
+
+
+def test_a_migration_waits_for_a_node(kubevirt: KubeVirt, machine: Machine) -> None:
+    vm = machine()
+    others = [node for node in kubevirt.nodes if node != node_of(kubevirt, vm)]
+    kubevirt.cordon(*others)
+    migration = kubevirt.migrate(NAMESPACE, vm)
+    kubevirt.wait_for(
+        lambda: any(
+            (found := objects.condition(pod, "PodScheduled")) is not None and found["status"] == "False"
+            for pod in kubevirt.launchers(NAMESPACE, vm)
+        ),
+        "target unschedulable",
+    )
+    kubevirt.uncordon(others[0])
+    assert kubevirt.wait_migration(NAMESPACE, migration) == "Succeeded"
+    assert node_of(kubevirt, vm) == others[0]
+
+
+def test_a_vm_deleted_in_the_middle_of_its_migration_is_gone_altogether(
+    kubevirt: KubeVirt, machine: Machine, kube: ControlPlane, ovn: OvnLab
+) -> None:
+    kubevirt.faults.stalls = True
+    vm = machine()
+    migration = kubevirt.migrate(NAMESPACE, vm)
+    kubevirt.wait_migration(NAMESPACE, migration, "Running")
+    kube.kubectl("-n", NAMESPACE, "delete", "vm", vm, "--timeout=20s")
+    assert not plugged(ovn)
+    wait_for(lambda: not kube.kubectl("-n", NAMESPACE, "get", "vmi,pods,vmim", "-o", "name"), 5, "all objects gone")
+
+
+def test_a_source_that_lingers_stays_plugged(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab) -> None:
+    kubevirt.faults.delays.source_lingers = 0.5
+    vm = machine()
+    kubevirt.wait_migration(NAMESPACE, kubevirt.migrate(NAMESPACE, vm))
+    assert len(plugged(ovn)) == 2
+    wait_for(lambda: len(plugged(ovn)) == 1, 5, "source unplugged")
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["announced", "silent"])
+def test_ovn_hears_the_target(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab, silent: bool) -> None:
+    """With the row of a migration in place, SB reports the target as activated if and only if it has announced itself."""
+    kubevirt.faults.suppress_announce = silent
+    kubevirt.faults.delays.source_lingers = 1.5  # the row is looked at while both are plugged
+    vm = machine()
+    port, source = f"{vm}.default", node_of(kubevirt, vm)
+    ovn.nbctl("lsp-add", "pods", port)
+    try:
+        migration = kubevirt.migrate(NAMESPACE, vm)
+        kubevirt.wait_migration(NAMESPACE, migration, "Scheduled", "PreparingTarget", "TargetReady")
+        (target,) = {objects.node_of(pod) for pod in kubevirt.launchers(NAMESPACE, vm)} - {source}
+        chassis = ",".join(ovn.on(node).name for node in (source, target))
+        ovn.nbctl("lsp-set-options", port, f"requested-chassis={chassis}", "activation-strategy=rarp")
+        ovn.sync()
+        assert kubevirt.wait_migration(NAMESPACE, migration) == "Succeeded"
+        kubevirt.wait_for(lambda: node_of(kubevirt, vm) == target, "node name flipped")
+
+        def activated() -> str:
+            return ovn.sbctl("--bare", "--columns=options", "find", "Port_Binding", f'logical_port="{port}"')
+
+        if silent:
+            assert "additional-chassis-activated" not in activated()
+        else:
+            mark = f"additional-chassis-activated={ovn.on(target).name}"
+            wait_for(lambda: mark in activated(), 2, "target activated")
+    finally:
+        ovn.nbctl("lsp-del", port)
+
+
+def test_five_finished_migrations_are_kept(kubevirt: KubeVirt, machine: Machine, kube: ControlPlane) -> None:
+    vm = machine()
+    names = []
+    for _ in range(7):
+        names.append(kubevirt.migrate(NAMESPACE, vm))
+        assert kubevirt.wait_migration(NAMESPACE, names[-1]) == "Succeeded"
+    wait_for(
+        lambda: (
+            kube.kubectl("-n", NAMESPACE, "get", "vmim", "-o", "jsonpath={.items[*].metadata.name}").split() == names[2:]
+        ),
+        5,
+        "five left",
+    )
+
+
+# ---- nodes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_vm_whose_node_dies_runs_elsewhere_once_its_pod_is_gone(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab) -> None:
+    vm = machine()
+    dead, first = node_of(kubevirt, vm), kubevirt.vmi(NAMESPACE, vm)["metadata"]["uid"]
+    kubevirt.node_dies(dead)
+    assert objects.phase_of(kubevirt.vmi(NAMESPACE, vm)) == "Running"
+    kubevirt.force_delete_launchers(NAMESPACE, vm)
+    kubevirt.wait_for(
+        lambda: any_running(kubevirt, vm) and kubevirt.vmi(NAMESPACE, vm)["metadata"]["uid"] != first, "another VMI runs"
+    )
+    alive = node_of(kubevirt, vm)
+    assert plugged(ovn) == {(dead, f"{vm}.default"), (alive, f"{vm}.default")}
+    assert alive != dead
+
+    kubevirt.node_returns(dead)
+    wait_for(lambda: plugged(ovn) == {(alive, f"{vm}.default")}, 5, "stale interface unplugged")
