@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hack.lab.guest import End
 from hack.lab.kubevirt import objects
-from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, Key, Obj, uid_of
+from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, Key, Obj, key_of, uid_of
 from hack.lab.kubevirt.context import Context
 
 
@@ -18,9 +18,7 @@ class Instances:
     def reconcile(self, key: Key) -> None:
         vmi = self._api.get(VMIS, key)
         if vmi is None:
-            for migration in self._context.migrations(key):
-                if objects.phase_of(migration) in objects.FINAL:
-                    self._api.delete(MIGRATIONS, migration)
+            self._forget_migrations(key)
             return
         pods = self._context.launchers(uid_of(vmi))
         if objects.deleting(vmi) or objects.phase_of(vmi) in objects.FINAL:
@@ -134,8 +132,16 @@ class Instances:
                     VMIS, vmi, lambda new: objects.set_condition(new, "Ready", False, "PodTerminating", message, probed=True)
                 )
             return
+        if not pods:
+            self._forget_migrations(key_of(vmi))
         done = (objects.VM_FINALIZER,) if pods else (objects.VM_FINALIZER, objects.VMI_FINALIZER)
         self._api.update(VMIS, vmi, lambda new: objects.unfinalize(new, *done))
+
+    def _forget_migrations(self, vmi: Key) -> None:
+        """Finished migrations go with their VMI."""
+        for migration in self._context.migrations(vmi):
+            if objects.phase_of(migration) in objects.FINAL:
+                self._api.delete(MIGRATIONS, migration)
 
 
 def _count_pods(vmi: Obj, pods: list[Obj]) -> None:
