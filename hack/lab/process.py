@@ -74,19 +74,19 @@ def running(pidfile: Path) -> int | None:
 
 
 def stop(pidfile: Path, seconds: float = STOP_SECONDS) -> None:
-    """End a process: TERM, and KILL if it does not go in time."""
+    """End a process: TERM, and KILL if it has not gone `seconds` later."""
     pid = running(pidfile)
     if pid is not None:
         _signal(pid, signal.SIGCONT)
-        for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, seconds)):
+        for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, STOP_SECONDS)):
             _signal(pid, number)
             deadline = time.monotonic() + patience
             while running(pidfile) == pid and time.monotonic() < deadline:
-                _reap(pid)
                 time.sleep(0.005)
             if running(pidfile) != pid:
                 break
-        _reap(pid)
+        if (child := _CHILDREN.pop(pid, None)) is not None:
+            child.wait(STOP_SECONDS)  # its other threads may outlive the one whose state was looked at
     pidfile.unlink(missing_ok=True)
 
 
@@ -130,8 +130,3 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
-
-
-def _reap(pid: int) -> None:
-    if (child := _CHILDREN.get(pid)) is not None and child.poll() is not None:
-        del _CHILDREN[pid]
