@@ -11,6 +11,7 @@ import pytest
 
 from hack.lab.kube import ControlPlane
 from hack.lab.kubevirt import KubeVirt, objects
+from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, VMS, Key, key_of
 from hack.lab.ovn import OvnLab
 from hack.lab.process import wait_for
 
@@ -39,18 +40,21 @@ def running(kube: ControlPlane, ovn: OvnLab) -> Iterator[KubeVirt]:
 
 
 @pytest.fixture
-def kubevirt(running: KubeVirt, kube: ControlPlane, ovn: OvnLab) -> Iterator[KubeVirt]:
+def kubevirt(running: KubeVirt, ovn: OvnLab) -> Iterator[KubeVirt]:
     """The stand-in; no VM, fault or plugged interface is left for the next test."""
     yield running
     running.faults.reset()
     for node in running.nodes:
         running.node_returns(node)
-    kube.kubectl("-n", NAMESPACE, "delete", "vm,vmi,vmim", "--all", "--timeout=30s")
+    for resource in (VMS, VMIS, MIGRATIONS):
+        for obj in running.api.all(resource):
+            running.api.delete(resource, obj)
+    running.wait_for(lambda: not any(running.api.all(each) for each in (VMS, VMIS, MIGRATIONS, PODS)), "all gone")
     wait_for(lambda: not plugged(ovn), 5, "all interfaces unplugged")
 
 
 @pytest.fixture
-def machine(kubevirt: KubeVirt, kube: ControlPlane) -> Machine:
+def machine(kubevirt: KubeVirt) -> Machine:
     """Creates a VM and, if it starts, waits until it runs; its name."""
     numbers = itertools.count(1)
 
@@ -68,7 +72,7 @@ def machine(kubevirt: KubeVirt, kube: ControlPlane) -> Machine:
             "metadata": {"name": name, "namespace": NAMESPACE},
             "spec": {"runStrategy": strategy, "template": {"spec": spec}},
         }
-        kube.apply(json.dumps(vm))
+        kubevirt.api.create(VMS, vm)
         if strategy in ("Always", "RerunOnFailure"):
             kubevirt.wait_running(NAMESPACE, name)
         return name
@@ -110,7 +114,7 @@ def state_of(kubevirt: KubeVirt, vm: str) -> dict[str, Any]:
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_happens_when_a_guest_ends(
-    kubevirt: KubeVirt, machine: Machine, kube: ControlPlane, strategy: str, end: Callable[..., None], runs_again: bool
+    kubevirt: KubeVirt, machine: Machine, strategy: str, end: Callable[..., None], runs_again: bool
 ) -> None:
     vm = machine(strategy=strategy)
     first = kubevirt.vmi(NAMESPACE, vm)["metadata"]["uid"]
@@ -122,8 +126,14 @@ def test_what_happens_when_a_guest_ends(
         )
     else:
         kubevirt.wait_phase(NAMESPACE, vm, "")
-        shown = wait_for(lambda: kube.kubectl("get", "vm", vm, "--no-headers").split()[2:], 5, "shown")
-        assert shown == ["Stopped", "False"]
+        kubevirt.wait_for(lambda: printable(kubevirt, vm) == "Stopped", "Stopped")
+
+
+def printable(kubevirt: KubeVirt, vm: str) -> str:
+    """What `kubectl get vm` shows as STATUS."""
+    found = kubevirt.api.get(VMS, Key(NAMESPACE, vm)) or {}
+    status: str = found.get("status", {}).get("printableStatus", "")
+    return status
 
 
 def any_running(kubevirt: KubeVirt, vm: str) -> bool:
@@ -133,13 +143,15 @@ def any_running(kubevirt: KubeVirt, vm: str) -> bool:
         return False
 
 
-def test_a_manual_vm_starts_only_when_asked(kubevirt: KubeVirt, machine: Machine, kube: ControlPlane) -> None:
+def test_a_manual_vm_starts_only_when_asked(kubevirt: KubeVirt, machine: Machine) -> None:
     vm = machine(strategy="Manual")
-    wait_for(lambda: "Stopped" in kube.kubectl("get", "vm", vm), 5, "status shown")
+    kubevirt.wait_for(lambda: printable(kubevirt, vm) == "Stopped", "status written")
     with pytest.raises(LookupError):
         kubevirt.vmi(NAMESPACE, vm)
-    request = '{"status": {"stateChangeRequests": [{"action": "Start"}]}}'
-    kube.kubectl("patch", "vm", vm, "--subresource=status", "--type=merge", "-p", request)
+    request = {"stateChangeRequests": [{"action": "Start"}]}
+    found = kubevirt.api.get(VMS, Key(NAMESPACE, vm))
+    assert found is not None
+    kubevirt.api.update(VMS, found, lambda new: new["status"].update(request), status=True)
     kubevirt.wait_running(NAMESPACE, vm)
 
 
@@ -201,7 +213,7 @@ def test_the_guest_gets_its_ports_mac_and_keeps_it(kubevirt: KubeVirt, machine: 
 
 @pytest.mark.parametrize("label", ["", "of a migration"])
 def test_pods_that_only_look_like_launchers_plug_nothing(
-    kubevirt: KubeVirt, machine: Machine, kube: ControlPlane, ovn: OvnLab, label: str
+    kubevirt: KubeVirt, machine: Machine, ovn: OvnLab, label: str
 ) -> None:
     vm = machine()
     before = plugged(ovn)
@@ -212,7 +224,10 @@ def test_pods_that_only_look_like_launchers_plug_nothing(
         wait_for(lambda: len(plugged(ovn)) == 1, 5, "source unplugged")
         before = plugged(ovn)
     names = [kubevirt.attachment_pod(NAMESPACE, vm, migration), kubevirt.ephemeral_launcher(NAMESPACE, vm)]
-    kube.kubectl("-n", NAMESPACE, "wait", "--for=jsonpath={.status.phase}=Running", "--timeout=10s", "pod", *names)
+    pods = [Key(NAMESPACE, name) for name in names]
+    kubevirt.wait_for(
+        lambda: all(objects.phase_of(kubevirt.api.get(PODS, pod) or {}) == "Running" for pod in pods), "both run"
+    )
     assert plugged(ovn) == before
 
 
@@ -287,7 +302,7 @@ def test_a_vm_deleted_in_the_middle_of_its_migration_is_gone_altogether(
     kubevirt.wait_migration(NAMESPACE, migration, "Running")
     kube.kubectl("-n", NAMESPACE, "delete", "vm", vm, "--timeout=20s")
     assert not plugged(ovn)
-    wait_for(lambda: not kube.kubectl("-n", NAMESPACE, "get", "vmi,pods,vmim", "-o", "name"), 5, "all objects gone")
+    kubevirt.wait_for(lambda: not any(kubevirt.api.all(each) for each in (VMIS, MIGRATIONS, PODS)), "all objects gone")
 
 
 def test_a_source_that_lingers_stays_plugged(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab) -> None:
@@ -328,19 +343,13 @@ def test_ovn_hears_the_target(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab,
         ovn.nbctl("lsp-del", port)
 
 
-def test_five_finished_migrations_are_kept(kubevirt: KubeVirt, machine: Machine, kube: ControlPlane) -> None:
+def test_five_finished_migrations_are_kept(kubevirt: KubeVirt, machine: Machine) -> None:
     vm = machine()
     names = []
     for _ in range(7):
         names.append(kubevirt.migrate(NAMESPACE, vm))
         assert kubevirt.wait_migration(NAMESPACE, names[-1]) == "Succeeded"
-    wait_for(
-        lambda: (
-            kube.kubectl("-n", NAMESPACE, "get", "vmim", "-o", "jsonpath={.items[*].metadata.name}").split() == names[2:]
-        ),
-        5,
-        "five left",
-    )
+    kubevirt.wait_for(lambda: {key_of(each).name for each in kubevirt.api.all(MIGRATIONS)} == set(names[2:]), "five left")
 
 
 # ---- nodes ----------------------------------------------------------------------------------------------------------

@@ -41,9 +41,10 @@ class KubeVirt:
     ) -> None:
         self.faults = Faults()
         self.nodes = [chassis.node for chassis in ovn.chassis]
-        self._api = Api(control_plane.kubeconfig)
+        self.api = Api(control_plane.kubeconfig)
+        """The API server and a current copy of its objects, for tests to use as well."""
         self._queue = WorkQueue(self._handle)
-        self._context = Context(self._api, self.faults, self._queue)
+        self._context = Context(self.api, self.faults, self._queue)
         network = Network(ovn)
         self._machines = Machines(self._context)
         self._instances = Instances(self._context)
@@ -63,13 +64,13 @@ class KubeVirt:
         """Register the nodes and begin to work."""
         for node in self.nodes:
             self.add_node(node)
-        self._api.start(self._context.notice)
+        self.api.start(self._context.notice)
         self._queue.start()
 
     def stop(self) -> None:
         """Stop working, and end all guests. Interfaces stay plugged: they end with the OVN lab."""
         self._queue.stop()
-        self._api.stop()
+        self.api.stop()
         for sandbox in list(self._context.sandboxes.values()):
             if sandbox.guest is not None and sandbox.guest.end is None:
                 sandbox.guest.kill()
@@ -101,7 +102,7 @@ class KubeVirt:
         """As `virtctl restart`."""
         uid = uid_of(self._need(VMIS, namespace, vm))
         requests = [{"action": "Stop", "uid": uid}, {"action": "Start"}]
-        self._api.update(
+        self.api.update(
             VMS, self._need(VMS, namespace, vm), lambda new: new["status"].update(stateChangeRequests=requests), True
         )
 
@@ -148,12 +149,12 @@ class KubeVirt:
         """Wait until the VMI is in a phase; an empty one means that there is no VMI."""
         key = Key(namespace, vm)
         self.wait_for(
-            lambda: objects.phase_of(self._api.get(VMIS, key) or {}) == phase, f"VMI {vm} {phase or 'gone'}", seconds
+            lambda: objects.phase_of(self.api.get(VMIS, key) or {}) == phase, f"VMI {vm} {phase or 'gone'}", seconds
         )
 
     def wait_for(self, probe: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
         """Wait until `probe`, asked at each change of any object, is true. Raises TimeoutError."""
-        if not self._api.wait_for(probe, seconds):
+        if not self.api.wait_for(probe, seconds):
             raise TimeoutError(f"{what}: not within {seconds:g} s")
 
     # ---- migrations
@@ -161,12 +162,12 @@ class KubeVirt:
     def migrate(self, namespace: str, vm: str) -> str:
         """As `virtctl migrate`; the new migration's name."""
         name = f"migrate-{vm}-{next(self._names)}"
-        self._api.create(MIGRATIONS, objects.migration(namespace, name, vm))
+        self.api.create(MIGRATIONS, objects.migration(namespace, name, vm))
         return name
 
     def cancel_migration(self, namespace: str, migration: str) -> None:
         """As `virtctl migrate-cancel`: the object is deleted."""
-        self._api.delete(MIGRATIONS, self._need(MIGRATIONS, namespace, migration))
+        self.api.delete(MIGRATIONS, self._need(MIGRATIONS, namespace, migration))
 
     def wait_migration(self, namespace: str, migration: str, *phases: str, seconds: float = SECONDS) -> str:
         """Wait until a migration is in one of these phases (`Succeeded` or `Failed`, if none is given), or gone; the
@@ -174,11 +175,11 @@ class KubeVirt:
         key, wanted = Key(namespace, migration), phases or objects.FINAL
 
         def reached() -> bool:
-            found = self._api.get(MIGRATIONS, key)
+            found = self.api.get(MIGRATIONS, key)
             return found is None or objects.phase_of(found) in wanted
 
         self.wait_for(reached, f"migration {migration} {' or '.join(wanted)}", seconds)
-        return objects.phase_of(self._api.get(MIGRATIONS, key) or {})
+        return objects.phase_of(self.api.get(MIGRATIONS, key) or {})
 
     def report(self, namespace: str, migration: str) -> MigrationReport:
         """What a migration's move took."""
@@ -194,7 +195,7 @@ class KubeVirt:
         if node not in self.nodes:
             self.nodes.append(node)
         try:
-            self._api.request("POST", NODES.group + "/nodes", objects.node(node, self.nodes.index(node) + 1))
+            self.api.request("POST", NODES.group + "/nodes", objects.node(node, self.nodes.index(node) + 1))
         except ApiError as error:
             if error.status != 409:
                 raise
@@ -221,9 +222,9 @@ class KubeVirt:
         for sandbox in list(self._context.sandboxes.values()):
             if sandbox.node == node and sandbox.guest is not None and not guests_survive:
                 sandbox.guest.kill()
-        for pod in self._api.all(PODS):
+        for pod in self.api.all(PODS):
             if objects.node_of(pod) == node and objects.phase_of(pod) == "Running":
-                self._api.update(PODS, pod, lambda new: objects.set_condition(new, "Ready", False, "NodeNotReady"), True)
+                self.api.update(PODS, pod, lambda new: objects.set_condition(new, "Ready", False, "NodeNotReady"), True)
 
     def node_returns(self, node: str) -> None:
         """The node's kubelet works again, and ends what is left of pods that are gone."""
@@ -232,14 +233,14 @@ class KubeVirt:
         self.uncordon(node)
         for sandbox in list(self._context.sandboxes.values()):
             self._context.look("pod", sandbox.pod)
-        for vmi in self._api.all(VMIS):
+        for vmi in self.api.all(VMIS):
             self._context.look("vmi", key_of(vmi))
-        self._api.nudge()
+        self.api.nudge()
 
     def force_delete_launchers(self, namespace: str, vm: str) -> None:
         """As `kubectl delete pod --force --grace-period=0`."""
         for pod in self.launchers(namespace, vm):
-            self._api.delete(PODS, pod, grace=0)
+            self.api.delete(PODS, pod, grace=0)
 
     def set_node_ready(self, node: str, status: str) -> None:
         def change(new: Obj) -> None:
@@ -252,7 +253,7 @@ class KubeVirt:
 
     def ephemeral_launcher(self, namespace: str, vm: str) -> str:
         """Create an ephemeral provisioning pod of a VMI; its name."""
-        return key_of(self._api.create(PODS, objects.ephemeral_launcher_of(self._need(VMIS, namespace, vm)))).name
+        return key_of(self.api.create(PODS, objects.ephemeral_launcher_of(self._need(VMIS, namespace, vm)))).name
 
     def attachment_pod(self, namespace: str, vm: str, migration: str = "") -> str:
         """Create a pod that attaches a hot-plugged volume, with a migration's label if one is named; its name."""
@@ -261,24 +262,24 @@ class KubeVirt:
         launcher = self._context.launcher_on(vmi, vmi["status"]["nodeName"])
         if launcher is None:
             raise LookupError(f"{namespace}/{vm} has no launcher")
-        return key_of(self._api.create(PODS, objects.attachment_pod_of(launcher, of_migration))).name
+        return key_of(self.api.create(PODS, objects.attachment_pod_of(launcher, of_migration))).name
 
     # ---- inside
 
     def _need(self, resource: Resource, namespace: str, name: str) -> Obj:
         """An object from the copy, or from the API server where the copy does not have it yet."""
         key = Key(namespace, name)
-        found = self._api.get(resource, key) or self._api.read(resource, key)
+        found = self.api.get(resource, key) or self.api.read(resource, key)
         if found is None:
             raise LookupError(f"there is no {namespace}/{name} among the {resource.plural}")
         return found
 
     def _patch_vm(self, namespace: str, vm: str, change: Callable[[Obj], None]) -> None:
-        self._api.update(VMS, self._need(VMS, namespace, vm), change)
+        self.api.update(VMS, self._need(VMS, namespace, vm), change)
 
     def _node(self, name: str, change: Callable[[Obj], None], status: bool = False) -> None:
         """Change a Node."""
-        node = self._api.read(NODES, Key("", name))
+        node = self.api.read(NODES, Key("", name))
         if node is None:
             raise LookupError(f"there is no node {name}")
-        self._api.update(NODES, node, change, status)
+        self.api.update(NODES, node, change, status)
