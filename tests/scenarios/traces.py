@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ class Event(NamedTuple):
     object: dict[str, Any]
 
 
+@functools.cache
 def events(path: Path) -> list[Event]:
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     return [Event(line["type"], line["resource"], line["object"]) for line in lines]
