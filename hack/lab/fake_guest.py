@@ -1,7 +1,8 @@
-"""A guest without QEMU: it holds its taps open and announces itself as QEMU does, and nothing else.
+"""A guest without QEMU: it holds its taps open and announces itself as QEMU does.
 
-For tests that look at rows and objects, not at packets. OVN sees the same: an interface plugged in, and on a migration
-the RARP of the target.
+OVN sees the same: an interface plugged in, and on a migration the RARP of the target. For tests that look at rows and
+objects; and, with `answers` set, for streams of packets: such a guest answers pings where it runs, and a migration moves it
+in no time, so that whatever a stream loses the network has lost.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import select
 import struct
 import threading
 import time
@@ -36,9 +38,23 @@ class FakeGuest(BaseGuest):
         super().__init__(name, node, netns, nics)
         self._taps: list[int] = []
         self._migrated = False
+        self._runs = False
+        self.switched = 0.0
+        """Monotonic seconds of the moment at which a migration brought the guest here."""
+        self.first_frame = 0.0
+        """Monotonic seconds of the first request that reached it since it runs here."""
 
-    def start(self, incoming: bool = False) -> None:  # noqa: ARG002 - to receive is to do nothing
+    answers = False
+    """Whether guests started from now on answer pings (a thread each)."""
+    babbles = False
+    """Whether a migration's target sends frames before the guest runs there, as a pod's kernel does."""
+
+    def start(self, incoming: bool = False) -> None:
         self._taps = [in_netns(self.netns, partial(_open_tap, nic.interface)) for nic in self.nics]
+        self._runs = not incoming
+        if self.answers:
+            for nic, tap in zip(self.nics, self._taps, strict=True):
+                threading.Thread(target=self._serve, args=(nic, tap), name=f"serve {self.name}", daemon=True).start()
 
     def wait_ready(self, timeout_seconds: float = 0.0) -> None:
         """It always is."""
@@ -53,6 +69,8 @@ class FakeGuest(BaseGuest):
         if cancel is not None and cancel.is_set():
             raise MigrationAbortedError(f"migration of {self.name} was cancelled")
         self._migrated = True
+        if isinstance(target, FakeGuest):
+            self._runs, target._runs, target.switched = False, True, time.monotonic()
         now = time.time()
         if self.announces:
             target.announce()
@@ -80,6 +98,26 @@ class FakeGuest(BaseGuest):
                 for nic, tap in zip(self.nics, self._taps, strict=True):
                     os.write(tap, rarp(nic.mac))
 
+    def _serve(self, nic: Nic, tap: int) -> None:
+        """Answer echo requests while the guest runs here; while it does not, babble if told to."""
+        while self.end is None:
+            readable = select.select([tap], [], [], 0.005 if self.babbles and not self._runs else 0.2)[0]
+            with self._end_lock:
+                if self._end is not None:
+                    return
+                try:
+                    if self.babbles and not self._runs and not self._migrated:
+                        os.write(tap, babble(nic.mac))
+                    if not readable:
+                        continue
+                    frame = os.read(tap, 2048)
+                    answer = echo_reply(frame) if self._runs else None
+                    if answer is not None:
+                        self.first_frame = self.first_frame or time.monotonic()
+                        os.write(tap, answer)
+                except (BlockingIOError, OSError):
+                    continue
+
     def _close(self, reason: End) -> None:
         with self._end_lock:
             taps, self._taps = self._taps, []
@@ -94,6 +132,29 @@ def rarp(mac: str) -> bytes:
     header = b"\xff" * 6 + raw + b"\x80\x35"
     body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 3) + raw + bytes(4) + raw + bytes(4)
     return (header + body).ljust(60, b"\0")
+
+
+def echo_reply(frame: bytes) -> bytes | None:
+    """The answer to an ICMP echo request in an Ethernet frame; None for any other frame."""
+    if len(frame) < 42 or frame[12:14] != b"\x08\x00" or frame[23] != 1:
+        return None
+    length = (frame[14] & 15) * 4
+    ip, icmp = frame[14 : 14 + length], frame[14 + length :]
+    if icmp[0] != 8:
+        return None
+    # Turning type 8 into 0 adds 8 to the high byte of the ones' complement sum (RFC 1624).
+    total = int.from_bytes(icmp[2:4], "big") + 0x0800
+    checksum = (total + (total >> 16)) & 0xFFFF
+    reply = b"\x00" + icmp[1:2] + checksum.to_bytes(2, "big") + icmp[4:]
+    return frame[6:12] + frame[:6] + frame[12:14] + ip[:12] + ip[16:20] + ip[12:16] + ip[20:] + reply
+
+
+BABBLE = b"babble"
+
+
+def babble(mac: str) -> bytes:
+    """A broadcast frame of a MAC that runs elsewhere still: what nobody may see before the guest is here."""
+    return b"\xff" * 6 + bytes.fromhex(mac.replace(":", "")) + b"\x88\xb5" + BABBLE.ljust(46, b"\0")
 
 
 def in_netns(netns: str, function: Callable[[], T]) -> T:
