@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
-import json
 import logging
 import ssl
 import threading
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+import orjson
 import urllib3
 import yaml
 
@@ -54,6 +53,12 @@ def key_of(obj: Mapping[str, Any]) -> Key:
     return Key(obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
 
 
+def clone(obj: Mapping[str, Any]) -> Obj:
+    """A deep copy; ten times as fast as copy.deepcopy, and most of what the stand-in does is copying."""
+    copied: Obj = orjson.loads(orjson.dumps(obj))
+    return copied
+
+
 def uid_of(obj: Mapping[str, Any]) -> str:
     uid: str = obj["metadata"]["uid"]
     return uid
@@ -77,7 +82,7 @@ class Api:
         self._server: str = cluster["server"]
         self._headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
         self._pool = urllib3.PoolManager(
-            maxsize=32, retries=False, ssl_context=ssl.create_default_context(cadata=certificate)
+            maxsize=128, retries=False, ssl_context=ssl.create_default_context(cadata=certificate)
         )
         self.changed = threading.Condition()
         """Notified at each change of the copy."""
@@ -146,7 +151,7 @@ class Api:
         while True:
             if current is None or uid_of(current) != uid:
                 return None
-            wanted = copy.deepcopy(current)
+            wanted = clone(current)
             change(wanted)
             if wanted == current:
                 return current
@@ -185,12 +190,12 @@ class Api:
     def request(self, method: str, path: str, body: Obj | None = None) -> Obj:
         """One request, tried again while the server is away or overloaded; the answer as a dict. Raises ApiError."""
         headers = {**self._headers, "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body)
+        data = None if body is None else orjson.dumps(body)
         deadline = time.monotonic() + OUTAGE_SECONDS
         while True:
             try:
                 answer = self._pool.request(method, self._server + path, headers=headers, body=data, timeout=30)
-                content: Obj = json.loads(answer.data)
+                content: Obj = orjson.loads(answer.data)
                 if answer.status < 400:
                     return content
                 failure = ApiError(answer.status, content.get("message", ""))
@@ -249,7 +254,7 @@ class Api:
             while piece := stream.read1(65536):
                 *lines, buffer = (buffer + piece).split(b"\n")
                 for line in lines:
-                    yield json.loads(line)
+                    yield orjson.loads(line)
         finally:
             stream.close()
 

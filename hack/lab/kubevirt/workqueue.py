@@ -21,6 +21,8 @@ class WorkQueue:
         self._handler = handler
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, Hashable]] = []
+        self._next: dict[Hashable, float] = {}
+        """When each item is due; an entry of `_due` with another time has been overtaken."""
         self._order = 0
         self._busy: set[Hashable] = set()
         self._again: set[Hashable] = set()
@@ -43,11 +45,12 @@ class WorkQueue:
                 thread.join(5)
 
     def add(self, item: Hashable, delay: float = 0.0) -> None:
-        """Have an item handled, `delay` seconds from now."""
+        """Have an item handled, `delay` seconds from now or earlier. Who wanted it later has to say so again then."""
         with self._changed:
             moment = time.monotonic() + delay
-            if any(queued == item and when <= moment for when, _, queued in self._due):
+            if self._next.get(item, moment + 1) <= moment:
                 return
+            self._next[item] = moment
             self._order += 1
             heapq.heappush(self._due, (moment, self._order, item))
             self._changed.notify()
@@ -72,7 +75,10 @@ class WorkQueue:
             while not self._stopped:
                 now = time.monotonic()
                 if self._due and self._due[0][0] <= now:
-                    item = heapq.heappop(self._due)[2]
+                    moment, _, item = heapq.heappop(self._due)
+                    if self._next.get(item) != moment:
+                        continue
+                    del self._next[item]
                     if item in self._busy:
                         self._again.add(item)
                         continue
