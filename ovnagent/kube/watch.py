@@ -28,6 +28,8 @@ PAGE = 500
 WATCH_SECONDS = 50
 """After so long the server ends a watch and it is taken up again: a sign of life even where nothing happens."""
 SILENCE_SECONDS = WATCH_SECONDS + 15
+SHORT_SECONDS = 0.2
+"""A watch that the server ends sooner is not taken up again sooner."""
 ABSENT_SECONDS = 60.0
 """How often an optional kind that is not installed is asked for again."""
 
@@ -97,7 +99,7 @@ class Watcher:
     def _run(self) -> None:
         while not self._stopping.is_set():
             retrying = tenacity.Retrying(
-                wait=tenacity.wait_exponential_jitter(initial=0.2, max=ABSENT_SECONDS if self.kind.optional else 10),
+                wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=ABSENT_SECONDS if self.kind.optional else 10),
                 sleep=tenacity.sleep_using_event(self._stopping),
                 stop=tenacity.stop_when_event_set(self._stopping),
                 before_sleep=self._report,
@@ -159,6 +161,7 @@ class Watcher:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS),
         }
+        started = time.monotonic()
         for event in self._events(self._path(query)):
             if self._stopping.is_set():
                 return
@@ -175,6 +178,8 @@ class Watcher:
                     raise ApiError(int(obj.get("code") or 500), "WATCH", self.kind.path, str(obj.get("message")))
             self._version = obj["metadata"]["resourceVersion"]
         self._alive()
+        if time.monotonic() - started < SHORT_SECONDS:  # a proxy that ends watches at once must not be asked all the time
+            self._stopping.wait(SHORT_SECONDS)
 
     def _events(self, path: str) -> Iterator[Mapping[str, Any]]:
         for line in self._client.lines(path, SILENCE_SECONDS):

@@ -98,7 +98,7 @@ class Writer:
     def _write(self, write: Callable[[], None]) -> None:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passing),
-            wait=tenacity.wait_exponential_jitter(initial=0.1, max=10),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=10),
             stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_when_event_set(self._stopping),
             sleep=tenacity.sleep_using_event(self._stopping),
             reraise=True,
