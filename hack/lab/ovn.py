@@ -79,6 +79,7 @@ class OvnLab:
         self.down()
         self.directory.mkdir(parents=True)
         try:
+            self._mount()
             run("ip", "netns", "add", self.bridge_netns)
             run("ip", "-n", self.bridge_netns, "link", "add", "name", "br0", "type", "bridge")
             run("ip", "-n", self.bridge_netns, "link", "set", "br0", "up")
@@ -99,7 +100,27 @@ class OvnLab:
             netns = line.split()[0]
             if netns.startswith(f"{self.name}-"):
                 run("ip", "netns", "del", netns)
+        self._unmount()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _mount(self) -> None:
+        """Daemons from another root see the lab's directory, /proc, /dev and /sys where they expect them."""
+        if self.root is None:
+            return
+        for path in (Path("/proc"), Path("/dev"), Path("/sys"), self.directory):
+            target = self.root / path.relative_to("/")
+            target.mkdir(parents=True, exist_ok=True)
+            run("mount", "--bind", path, target)
+
+    def _unmount(self) -> None:
+        """Lazily and one by one: another lab may have mounted /proc, /dev and /sys there, too."""
+        if self.root is None:
+            return
+        mounted = {line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()}
+        for path in (self.directory, Path("/sys"), Path("/dev"), Path("/proc")):
+            target = self.root / path.relative_to("/")
+            if str(target) in mounted:
+                run("umount", "--lazy", target)
 
     def _up_central(self) -> None:
         directory = self.central.directory

@@ -41,6 +41,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Watch:
+        self.seen.append(self.lab.ovn.placed(self.port))
         self._thread.start()
         return self
 
@@ -51,7 +52,7 @@ class Watch:
     def _run(self) -> None:
         while not self._stop.is_set():
             placed = self.lab.ovn.placed(self.port)
-            if not self.seen or self.seen[-1] != placed:
+            if self.seen[-1] != placed:
                 self.seen.append(placed)
 
 
