@@ -6,8 +6,6 @@ import logging
 import queue
 import threading
 import time
-import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +14,14 @@ from typing import Any
 import ovs.jsonrpc
 import ovs.poller
 import ovs.stream
-from ovs.db import idl as ovs_idl
 from ovsdbapp.backend.ovs_idl import connection as ovsdbapp_connection
 from ovsdbapp.backend.ovs_idl import idlutils
 
 from ovnagent.ovn import json_parser
+from ovnagent.ovn.replica import PROBE_MILLISECONDS, Replica, next_round, set_patience
 
 LOG = logging.getLogger(__name__)
 
-PROBE_MILLISECONDS = 5000
-"""A connection that is silent for so long is probed, and given up after as long again."""
-BACKOFF_MILLISECONDS = (1000, 2000)
-"""Pause between two attempts to connect, the first and the longest. A TLS handshake may take as long."""
 REPORT_SECONDS = 30.0
 """How often a database that cannot be reached is reported."""
 STOP_SECONDS = 1.0
@@ -40,116 +34,6 @@ class Tls:
     private_key: Path
     certificate: Path
     ca: Path
-
-
-def _set_patience(session: Any) -> None:
-    """Probe every connection: by itself the library leaves Unix sockets alone, where a server that hangs would never be
-    noticed. Try the next endpoint soon: after 8 s, the library's own limit, a cluster has long had its new leader."""
-    session.reconnect.set_probe_interval(PROBE_MILLISECONDS)
-    session.reconnect.set_backoff(*BACKOFF_MILLISECONDS)
-
-
-def _next_round(session: Any) -> None:
-    """After each pause try every endpoint, not one: a cluster in an election is found again within a second of its end."""
-    if session.reconnect.backoff:
-        session.reconnect.set_backoff_free_tries(session.get_num_of_remotes())
-
-
-class Replica(ovsdbapp_connection.OvsdbIdl):  # type: ignore[misc]
-    """An IDL that says when its content is thrown away, when a batch of updates has been taken in, and that copies all
-    anew where it cannot be sure to have understood an update. Its thread is the only one that may touch it, but for
-    `request`, `monitoring` and plain attributes."""
-
-    def __init__(self, remote: str, helper: Any, leader_only: bool) -> None:
-        super().__init__(remote, helper, leader_only=leader_only)
-        _set_patience(self._session)
-        self.generation = 0
-        """Counts how often the content was thrown away (a reconnect that could not go on where it was)."""
-        self.last_contact = time.monotonic()
-        self._seen_bytes = -1
-        self._requests: deque[Callable[[], None]] = deque()
-        self._failed = False
-        self._trusted = True
-        self._was_monitoring = False
-
-    def request(self, function: Callable[[], None]) -> None:
-        """Have something done in the connection's thread, at its next turn. From any thread."""
-        self._requests.append(function)
-
-    def run(self) -> bool:
-        # Not between a transaction and its answer: the IDL forbids set_lock there.
-        while self._requests and not self._outstanding_txns:
-            self._requests.popleft()()
-        changed = False
-        try:
-            _next_round(self._session)
-            changed = bool(super().run())
-            self._note_contact()
-            self.updated()
-        except Exception:
-            LOG.exception("an update was not understood", extra={"reason": "the database is copied anew"})
-            self._failed = True
-        if self._failed:
-            self._failed = self._trusted = False
-            self.last_id = str(uuid.UUID(int=0))
-            self.force_reconnect()
-        return changed
-
-    def wait(self, poller: Any) -> None:
-        if self._requests and not self._outstanding_txns:
-            poller.immediate_wake()
-        super().wait(poller)
-
-    def cooperative_yield(self) -> None:
-        """Not here: a `sleep(0)` for every row is a third of the time of a large load, and this is a thread."""
-
-    @property
-    def monitoring(self) -> bool:
-        """Connected, and the copy is being kept up to date."""
-        return bool(self.state == self.IDL_S_MONITORING and self._session.is_connected() and self._trusted)
-
-    @property
-    def conditions_met(self) -> bool:
-        """All rows that have been asked for are here."""
-        states = (table.condition_state for table in self.tables.values())
-        return all(state.acked == state.latest for state in states)
-
-    def updated(self) -> None:
-        """Hook: a batch of updates has been taken in, or the connection changed."""
-
-    def cleared(self) -> None:
-        """Hook: all rows are gone; those that still exist will be notified again."""
-
-    def _note_contact(self) -> None:
-        received = self._session.rpc.get_received_bytes() if self._session.rpc else -1
-        if self.monitoring and received != self._seen_bytes:
-            self.last_contact = time.monotonic()
-        self._seen_bytes = received
-        if self.monitoring != self._was_monitoring:
-            self._was_monitoring = self.monitoring
-            where = {"database": self._db.name, "endpoint": self.session_name()}
-            if self.monitoring:
-                LOG.info("connected", extra=where)
-            else:
-                LOG.warning("connection lost", extra=where)
-
-    def _Idl__clear(self) -> None:  # noqa: N802 - the IDL's own name: it throws rows away without a notification
-        self.generation += 1
-        self._trusted = True
-        self.cleared()
-        super()._Idl__clear()
-
-    def _Idl__do_parse_update(self, updates: Any, version: Any, tables: Any) -> None:  # noqa: N802
-        """The IDL logs an update that it cannot apply, and goes on with a copy that is not true any more."""
-        try:
-            super()._Idl__do_parse_update(updates, version, tables)
-        except Exception:
-            self._failed = True
-            raise
-
-
-for _hook in ("_Idl__clear", "_Idl__do_parse_update"):
-    assert hasattr(ovs_idl.Idl, _hook), f"ovs' IDL has changed: {_hook} is gone"
 
 
 class Connection(ovsdbapp_connection.Connection):  # type: ignore[misc]
@@ -232,12 +116,7 @@ class Database:
     @property
     def age(self) -> float:
         """Seconds since the database was last known to answer; infinite before it ever did."""
-        idl = self.idl
-        if idl is None:
-            return float("inf")
-        silent = time.monotonic() - idl.last_contact
-        # Nothing need be said for a probe's length; after that the probe has an answer, or the connection ends.
-        return 0.0 if idl.monitoring and silent < 2 * PROBE_MILLISECONDS / 1000 else silent
+        return self.idl.age if self.idl is not None else float("inf")
 
     def _connect(self, connection: Connection) -> Replica | None:
         schema = self._schema(connection)
@@ -253,14 +132,14 @@ class Database:
 
         ovsdbapp's get_schema_helper waits without end for an endpoint that accepts and stays silent."""
         session = ovs.jsonrpc.Session.open_multiple(idlutils.parse_connection(self.endpoints))
-        _set_patience(session)
+        set_patience(session)
         request: Any = None
         seen = None
         trouble = "no endpoint answers"
         report = time.monotonic() + 1.0
         try:
             while connection.is_running:
-                _next_round(session)
+                next_round(session)
                 session.run()
                 if session.is_connected() and seen != session.get_seqno():
                     seen = session.get_seqno()

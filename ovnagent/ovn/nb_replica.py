@@ -18,12 +18,12 @@ from ovs.db import idl as ovs_idl
 
 from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, own_options
 from ovnagent.core.vm import VmKey
-from ovnagent.ovn.connection import Replica
 from ovnagent.ovn.inventory import Inventory, foreign_port
+from ovnagent.ovn.replica import Replica
 
-MANY_FOREIGN = 300
-"""From so many foreign ports on the agent's switches on, all ports are copied: ovsdb-server compares every changed row
-with every clause of a condition."""
+MANY_CLAUSES = 100
+"""From so many clauses on all ports are copied: ovsdb-server compares every row with every clause each time that the
+condition changes, 1.3 us a row with 100 of them. (Only where all clauses are `==` does it look them up.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class NorthboundReplica(Replica):
         ports += [["name", "==", name] for name in sorted(self._watched_names)]
         ports += [["_uuid", "==", ["uuid", port]] for port in sorted(self._unowned)]
         # Once all, always all: not to and fro at the border.
-        self._copy_all_ports |= len(self._unowned) > MANY_FOREIGN
+        self._copy_all_ports |= len(ports) > MANY_CLAUSES
         self.cond_change("Logical_Switch", switches)
         self.cond_change("Logical_Switch_Port", [True] if self._copy_all_ports else ports)
 

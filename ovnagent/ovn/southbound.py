@@ -8,7 +8,8 @@ from typing import Any
 from ovs.db import idl as ovs_idl
 
 from ovnagent.core.placement import Binding
-from ovnagent.ovn.connection import Database, Replica, Tls
+from ovnagent.ovn.connection import Database, Tls
+from ovnagent.ovn.replica import Replica
 
 COLUMNS = {
     "Chassis": ("name", "hostname"),

@@ -13,7 +13,7 @@ from ovnagent.ovn.changes import Operation
 from ovnagent.ovn.connection import Connection
 
 COMMIT_SECONDS = 15.0
-"""How long an answer is waited for; longer than a dead connection takes to be noticed (connection.PROBE_MILLISECONDS)."""
+"""How long an answer is waited for; longer than a dead connection takes to be noticed (replica.PROBE_MILLISECONDS)."""
 STOP_MILLISECONDS = 200
 """How soon it is noticed, while an answer is waited for, that the connection is to end."""
 

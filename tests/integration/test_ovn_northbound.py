@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from hack.lab.databases import Server, server
 from hack.lab.process import wait_for
 from ovnagent.core.ports import CLUSTER
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, UpdatePort
-from ovnagent.ovn.nb_replica import MANY_FOREIGN
+from ovnagent.ovn.nb_replica import MANY_CLAUSES
 from ovnagent.ovn.northbound import NotCommittedError
-from tests.integration.databases import Server, server
 from tests.integration.nb_agent import SECONDS, SWITCHES, Agent, Start, agents, port
 
 
@@ -267,19 +267,19 @@ def test_addresses_of_others_are_taken_until_they_go(nb: Server, agent: Agent) -
 def test_the_way_from_few_foreign_ports_to_many(nb: Server, agent: Agent) -> None:
     """Past the border all ports are copied; what is known of them stays the same."""
     agent.commit(CreatePort(port("vm1", ip="10.20.0.1")))
-    for first in (0, MANY_FOREIGN):
+    for first in (0, MANY_CLAUSES):
         commands: list[str] = []
-        for number in range(first, first + MANY_FOREIGN):
+        for number in range(first, first + MANY_CLAUSES):
             ip = f"10.16.{number // 256}.{number % 256}"
             mac = f"0a:00:00:00:{number // 256:02x}:{number % 256:02x}"
             commands += ["--", "lsp-add", "pods", f"pod{number}", "--", "lsp-set-addresses", f"pod{number}", f"{mac} {ip}"]
         nb.nbctl(*commands[1:])
-        expected = first + MANY_FOREIGN
+        expected = first + MANY_CLAUSES
         wait_for(lambda count=expected: len(agent.northbound.taken("pods")) == count, SECONDS, f"{expected} addresses taken")
     nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "far")
     nb.nbctl("lsp-del", "pod0")
     wait_for(lambda: "10.16.0.0" not in agent.northbound.taken("pods"), SECONDS, "one address free")
-    assert len(agent.northbound.taken("pods")) == 2 * MANY_FOREIGN - 1
+    assert len(agent.northbound.taken("pods")) == 2 * MANY_CLAUSES - 1
     assert "far" not in agent.northbound.foreign_names
     assert set(agent.northbound.ports) == {"vm1"}
 

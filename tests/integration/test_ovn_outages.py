@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from hack.lab.databases import Server, cluster, leads, server
 from hack.lab.process import run, wait_for
-from ovnagent.ovn import connection
+from ovnagent.ovn import replica
 from ovnagent.ovn.changes import CreatePort, CreateSwitch
 from ovnagent.ovn.connection import Tls
 from ovnagent.ovn.nb_replica import NorthboundReplica
 from ovnagent.ovn.northbound import NotCommittedError
-from tests.integration.databases import Server, cluster, leads, server
 from tests.integration.nb_agent import SECONDS, Agent, Start, agents, port
 
 HOLDER = """
@@ -53,7 +53,7 @@ def start() -> Iterator[Start]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent connection is given up after 2 s instead of 10."""
-    monkeypatch.setattr(connection, "PROBE_MILLISECONDS", 1000)
+    monkeypatch.setattr(replica, "PROBE_MILLISECONDS", 1000)
 
 
 def fill(agent: Agent) -> None:

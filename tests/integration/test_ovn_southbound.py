@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from hack.lab.databases import Server, server
 from hack.lab.process import wait_for
 from ovnagent.core.placement import Binding
 from ovnagent.ovn.southbound import Southbound
-from tests.integration.databases import Server, server
 
 SECONDS = 10
 

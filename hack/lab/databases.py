@@ -1,9 +1,10 @@
-"""Real ovsdb-servers for the tests of the OVN edge: one alone, or a Raft cluster, on Unix sockets or TLS."""
+"""Real ovsdb-servers without the rest of OVN: one alone, or a Raft cluster, on Unix sockets or TLS."""
 
 from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from hack.lab.ovn import NB_SCHEMA, SB_SCHEMA
 from hack.lab.process import run, send, start, stop, wait_for
+from ovnagent.ovn.json_parser import FrameParser
 
 SCHEMAS = {"OVN_Northbound": NB_SCHEMA, "OVN_Southbound": SB_SCHEMA}
 
@@ -61,8 +63,14 @@ class Server:
 
     def transact(self, *operations: dict[str, Any]) -> list[Any]:
         """Raw operations, with another client than the agent's."""
-        request = json.dumps([self.database, *operations])
-        answer: list[Any] = json.loads(run("ovsdb-client", "transact", self.remote, request))
+        request = {"method": "transact", "params": [self.database, *operations], "id": 0}
+        parser = FrameParser()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{self.directory}/db.sock")
+            client.sendall(json.dumps(request).encode())
+            while not parser.is_done():
+                parser.feed(client.recv(65536).decode())
+        answer: list[Any] = parser.finish()["result"]
         assert not any(isinstance(each, dict) and "error" in each for each in answer), answer
         return answer
 

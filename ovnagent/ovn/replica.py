@@ -1,0 +1,163 @@
+"""The IDL as the agent needs it: it notices a database that hangs, spares a database that is busy, and trusts no copy that
+it is not sure of."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ovs.db import idl as ovs_idl
+from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
+
+LOG = logging.getLogger(__name__)
+
+PROBE_MILLISECONDS = 5000
+"""A connection that is silent for so long is probed, and given up after as long again."""
+COPY_PROBE_MILLISECONDS = 30_000
+"""The same while the server puts rows together for us: with 100,000 ports and little CPU it says nothing for seconds, and
+would begin anew if we gave up."""
+CONDITION_SECONDS = 0.5
+"""How often the rows asked for may change: each time ovsdb-server looks at all rows of the table (1 us each, and 13 ns more
+for each clause where not all of them are `==`: half a second with 100,000 ports and 300 foreign ones)."""
+BACKOFF_MILLISECONDS = (1000, 2000)
+"""Pause between two attempts to connect, the first and the longest. A TLS handshake may take as long."""
+COPYING = (
+    ovs_idl.Idl.IDL_S_DATA_MONITOR_REQUESTED,
+    ovs_idl.Idl.IDL_S_DATA_MONITOR_COND_REQUESTED,
+    ovs_idl.Idl.IDL_S_DATA_MONITOR_COND_SINCE_REQUESTED,
+)
+
+
+def set_patience(session: Any) -> None:
+    """Probe every connection: by itself the library leaves Unix sockets alone, where a server that hangs would never be
+    noticed. Try the next endpoint soon: after 8 s, the library's own limit, a cluster has long had its new leader."""
+    session.reconnect.set_probe_interval(PROBE_MILLISECONDS)
+    session.reconnect.set_backoff(*BACKOFF_MILLISECONDS)
+
+
+def next_round(session: Any) -> None:
+    """After each pause try every endpoint, not one: a cluster in an election is found again within a second of its end."""
+    if session.reconnect.backoff:
+        session.reconnect.set_backoff_free_tries(session.get_num_of_remotes())
+
+
+class Replica(OvsdbIdl):  # type: ignore[misc]
+    """An IDL that says when its content is thrown away, when a batch of updates has been taken in, and that copies all
+    anew where it cannot be sure to have understood an update. Its thread is the only one that may touch it, but for
+    `request`, `monitoring` and plain attributes."""
+
+    def __init__(self, remote: str, helper: Any, leader_only: bool) -> None:
+        super().__init__(remote, helper, leader_only=leader_only)
+        set_patience(self._session)
+        self.generation = 0
+        """Counts how often the content was thrown away (a reconnect that could not go on where it was)."""
+        self.last_contact = time.monotonic()
+        self._seen_bytes = -1
+        self._requests: deque[Callable[[], None]] = deque()
+        self._conditions_due = 0.0
+        self._failed = False
+        self._trusted = True
+        self._was_monitoring = False
+
+    def request(self, function: Callable[[], None]) -> None:
+        """Have something done in the connection's thread, at its next turn. From any thread."""
+        self._requests.append(function)
+
+    def run(self) -> bool:
+        # Not between a transaction and its answer: the IDL forbids set_lock there.
+        while self._requests and not self._outstanding_txns:
+            self._requests.popleft()()
+        changed = False
+        try:
+            next_round(self._session)
+            changed = bool(super().run())
+            self._note_contact()
+            self.updated()
+        except Exception:
+            LOG.exception("an update was not understood", extra={"reason": "the database is copied anew"})
+            self._failed = True
+        if self._failed:
+            self._failed = self._trusted = False
+            self.last_id = str(uuid.UUID(int=0))
+            self.force_reconnect()
+        return changed
+
+    def wait(self, poller: Any) -> None:
+        """The IDL's own spins while a change of conditions waits for the answer to another one, or for a connection."""
+        if self._requests and not self._outstanding_txns:
+            poller.immediate_wake()
+        if self.cond_changed and self._request_id is None and self._session.is_connected():
+            poller.timer_wait(max(0, int((self._conditions_due - time.monotonic()) * 1000) + 1))
+        self._session.wait(poller)
+        self._session.recv_wait(poller)
+
+    def send_cond_change(self) -> None:
+        if self.cond_changed and time.monotonic() >= self._conditions_due:
+            super().send_cond_change()
+            if not self.cond_changed:
+                self._conditions_due = time.monotonic() + CONDITION_SECONDS
+
+    def cooperative_yield(self) -> None:
+        """Not here: a `sleep(0)` for every row is a third of the time of a large load, and this is a thread."""
+
+    @property
+    def monitoring(self) -> bool:
+        """Connected, and the copy is being kept up to date."""
+        return bool(self.state == self.IDL_S_MONITORING and self._session.is_connected() and self._trusted)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the database was last known to answer."""
+        silent = time.monotonic() - self.last_contact
+        # Nothing need be said for a probe's length; after that the probe has an answer, or the connection ends.
+        return 0.0 if self.monitoring and silent < 2 * PROBE_MILLISECONDS / 1000 else silent
+
+    @property
+    def conditions_met(self) -> bool:
+        """All rows that have been asked for are here."""
+        states = (table.condition_state for table in self.tables.values())
+        return all(state.acked == state.latest for state in states)
+
+    def updated(self) -> None:
+        """Hook: a batch of updates has been taken in, or the connection changed."""
+
+    def cleared(self) -> None:
+        """Hook: all rows are gone; those that still exist will be notified again."""
+
+    def _note_contact(self) -> None:
+        received = self._session.rpc.get_received_bytes() if self._session.rpc else -1
+        if self.monitoring and received != self._seen_bytes:
+            self.last_contact = time.monotonic()
+        self._seen_bytes = received
+        copying = self.state in COPYING if not self.monitoring else not self.conditions_met
+        self._session.reconnect.set_probe_interval(COPY_PROBE_MILLISECONDS if copying else PROBE_MILLISECONDS)
+        if self.monitoring != self._was_monitoring:
+            self._was_monitoring = self.monitoring
+            where = {"database": self._db.name, "endpoint": self.session_name()}
+            if self.monitoring:
+                LOG.info("connected", extra=where)
+            else:
+                LOG.warning("connection lost", extra=where)
+
+    def _Idl__clear(self) -> None:  # noqa: N802 - the IDL's own name: it throws rows away without a notification
+        self.generation += 1
+        self._trusted = True
+        self._conditions_due = 0.0
+        self.cleared()
+        super()._Idl__clear()
+
+    def _Idl__do_parse_update(self, updates: Any, version: Any, tables: Any) -> None:  # noqa: N802
+        """The IDL logs an update that it cannot apply, and goes on with a copy that is not true any more."""
+        try:
+            super()._Idl__do_parse_update(updates, version, tables)
+        except Exception:
+            self._failed = True
+            raise
+
+
+for _hook in ("_Idl__clear", "_Idl__do_parse_update"):
+    assert hasattr(ovs_idl.Idl, _hook), f"ovs' IDL has changed: {_hook} is gone"
