@@ -66,10 +66,14 @@ class FrameParser:
             return "unexpected end of input"
         if self._error is not None:
             return self._error
+        text = "".join(self._pieces)
         try:
-            return json.loads("".join(self._pieces))
+            value = json.loads(text)
+            if "\\u" in text:  # half a surrogate pair is no character, though the standard library lets it pass
+                json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             return str(error)
+        return value
 
 
 def install() -> str:
