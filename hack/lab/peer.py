@@ -66,6 +66,8 @@ class Peer:
     def __exit__(self, *_: object) -> None:
         self.ovn.unplug(self.node, self.interface)
         self.ovn.nbctl("--if-exists", "lsp-del", self.port)
+        # With the namespace the pair would go too, but only some time later.
+        run("ip", "-n", self.ovn.on(self.node).netns, "link", "del", self.interface)
         run("ip", "netns", "del", self.netns)
 
     def ping(self, address: str, seconds: float = 10) -> bool:
