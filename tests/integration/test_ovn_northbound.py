@@ -228,7 +228,7 @@ def test_a_switch_that_is_deleted_renamed_or_doubled(nb: Server, agent: Agent) -
     agent.heard.forget()
     nb.nbctl("ls-del", "pods")
     wait_for(lambda: "pods" not in agent.northbound.switches and not agent.northbound.ports, SECONDS, "neither in the copy")
-    assert agent.heard.everything
+    wait_for(lambda: agent.heard.everything, SECONDS, "the news of it")
 
 
 # -- what others use
