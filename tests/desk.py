@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ovnagent.core import vm
+from ovnagent.core import reduce, vm
 from ovnagent.core.addresses import Books, Foreign
 from ovnagent.core.networks import AddressRange, Network, Networks, Subnet
 from ovnagent.core.placement import Binding, ChassisTable, Whereabouts, locate
@@ -24,11 +24,11 @@ from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
 from ovnagent.reconciler import changes
 
 REDUCERS: Mapping[str, Callable[[Mapping[str, Any]], vm.Fact]] = {
-    "virtualmachines": vm.virtual_machine,
-    "virtualmachineinstances": vm.instance,
-    "virtualmachineinstancemigrations": vm.migration,
-    "pods": vm.launcher,
-    "nodes": vm.node,
+    "virtualmachines": reduce.virtual_machine,
+    "virtualmachineinstances": reduce.instance,
+    "virtualmachineinstancemigrations": reduce.migration,
+    "pods": reduce.launcher,
+    "nodes": reduce.node,
 }
 
 

@@ -1,7 +1,7 @@
 """What a VM's owner asks for, interface by interface: the annotations, read and checked.
 
 A request that cannot be understood is a value too: its `errors` are sentences for the VM's owner, and nothing of it is
-granted. Kube-OVN's keys are accepted; docs/annotations.md lists them with examples.
+granted. Kube-OVN's keys are accepted; README.md lists them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
@@ -83,6 +82,5 @@ class Kubernetes:
         while not self.synced:
             if self._stopping.wait(0.02):
                 return
-        gc.collect()
-        gc.freeze()
+        garbage.keep()
         self._everything()

@@ -13,6 +13,8 @@ from typing import Any
 from ovs.db import idl as ovs_idl
 from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 
+from ovnagent import garbage
+
 LOG = logging.getLogger(__name__)
 
 PROBE_MILLISECONDS = 5000
@@ -68,6 +70,15 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self._requests.append(function)
 
     def run(self) -> bool:
+        if not self._copying:
+            return self._turn()
+        with garbage.held_back():
+            changed = self._turn()
+        if not self._copying:
+            garbage.keep()
+        return changed
+
+    def _turn(self) -> bool:
         # Not between a transaction and its answer: the IDL forbids set_lock there.
         while self._requests and not self._outstanding_txns:
             self._requests.popleft()()
@@ -110,6 +121,11 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         return bool(self.state == self.IDL_S_MONITORING and self._session.is_connected() and self._trusted)
 
     @property
+    def _copying(self) -> bool:
+        """The server owes us rows, perhaps very many."""
+        return not self.conditions_met if self.monitoring else self.state in COPYING
+
+    @property
     def age(self) -> float:
         """Seconds since the database was last known to answer."""
         silent = time.monotonic() - self.last_contact
@@ -133,8 +149,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         if self.monitoring and received != self._seen_bytes:
             self.last_contact = time.monotonic()
         self._seen_bytes = received
-        copying = self.state in COPYING if not self.monitoring else not self.conditions_met
-        self._session.reconnect.set_probe_interval(COPY_PROBE_MILLISECONDS if copying else PROBE_MILLISECONDS)
+        self._session.reconnect.set_probe_interval(COPY_PROBE_MILLISECONDS if self._copying else PROBE_MILLISECONDS)
         if self.monitoring != self._was_monitoring:
             self._was_monitoring = self.monitoring
             where = {"database": self._db.name, "endpoint": self.session_name()}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ovnagent.core.reduce import virtual_machine
 from ovnagent.core.requests import Request, parse_mac, read
-from ovnagent.core.vm import Interface, virtual_machine
+from ovnagent.core.vm import Interface
 from tests.desk import vm_object
 
 POD = Interface("default", "bridge")

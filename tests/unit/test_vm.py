@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ovnagent.core import vm
+from ovnagent.core import reduce, vm
 from ovnagent.core.addresses import Foreign
 from ovnagent.core.ports import port_name
 from ovnagent.core.vm import Interface, VmKey
@@ -34,7 +34,7 @@ def test_an_interface_inside_the_pod_is_named_as_kubevirt_does_it() -> None:
 def test_the_target_s_node_comes_from_the_pod_s_spec_not_from_its_label() -> None:
     pod = pod_object("p", "web", node="node2", migration="m1")
     pod["metadata"]["labels"]["kubevirt.io/nodeName"] = "node1"
-    assert vm.launcher(pod).node == "node2"
+    assert reduce.launcher(pod).node == "node2"
 
 
 def test_network_status_tells_macs_by_interface() -> None:
@@ -43,9 +43,9 @@ def test_network_status_tells_macs_by_interface() -> None:
         {"name": "demo/net", "interface": "pod123", "mac": "0a:00:00:00:00:02"},
         "nonsense",
     ]
-    pod = vm.launcher(pod_object("p", "web", annotations={"k8s.v1.cni.cncf.io/network-status": json.dumps(status)}))
+    pod = reduce.launcher(pod_object("p", "web", annotations={"k8s.v1.cni.cncf.io/network-status": json.dumps(status)}))
     assert pod.attached == (("eth0", "default-net", "0a:00:00:00:00:01"), ("pod123", "demo/net", "0a:00:00:00:00:02"))
-    broken = vm.launcher(pod_object("p", "web", annotations={"k8s.v1.cni.cncf.io/network-status": "{"}))
+    broken = reduce.launcher(pod_object("p", "web", annotations={"k8s.v1.cni.cncf.io/network-status": "{"}))
     assert broken.attached == ()
 
 
