@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
+from ovnagent import garbage
 from ovnagent.core.vm import Facts, VmKey
 from ovnagent.kube.client import Client, KubeConfig
 from ovnagent.kube.events import Events

@@ -17,6 +17,7 @@ import orjson
 import tenacity
 import urllib3
 
+from ovnagent import garbage
 from ovnagent.core import reduce, vm
 from ovnagent.kube.client import ApiError, Client
 from ovnagent.kube.store import Store

@@ -73,10 +73,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         if not self._copying:
             return self._turn()
         with garbage.held_back():
-            changed = self._turn()
-        if not self._copying:
-            garbage.keep()
-        return changed
+            return self._turn()
 
     def _turn(self) -> bool:
         # Not between a transaction and its answer: the IDL forbids set_lock there.
