@@ -1,8 +1,8 @@
 """What the copy of NB costs: time to load, memory, and CPU of one change, of the agent and of the server.
 
-    python -m hack.bench.idl                     10,000 ports of the agent's
-    python -m hack.bench.idl --elsewhere 100000  and that many foreign ports on a switch that is not the agent's
-    python -m hack.bench.idl --foreign 300       and that many foreign ports on the agent's own switch
+python -m hack.bench.idl                     10,000 ports of the agent's
+python -m hack.bench.idl --elsewhere 100000  and that many foreign ports on a switch that is not the agent's
+python -m hack.bench.idl --foreign 300       and that many foreign ports on the agent's own switch
 """
 
 from __future__ import annotations

@@ -106,6 +106,7 @@ class Cluster:
         self.down()
 
     def up(self) -> None:
+        self.ovn.claim()
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             self.kube.up()

@@ -74,9 +74,7 @@ def tell(cluster: Cluster, kubevirt: KubeVirt, story: Story) -> None:
         reachable(peer, first, story)
         uid = kubevirt.vmi("default", "testvm")["metadata"]["uid"]  # type: ignore[index]
         kubevirt.restart_vm("default", "testvm")
-        wait_for(
-            lambda: (vmi := kubevirt.vmi("default", "testvm")) and vmi["metadata"]["uid"] != uid, SECONDS, "restarted"
-        )
+        wait_for(lambda: (vmi := kubevirt.vmi("default", "testvm")) and vmi["metadata"]["uid"] != uid, SECONDS, "restarted")
         kubevirt.wait_running("default", "testvm", SECONDS)
         same(first, address("testvm.default"), "restarted", story)
         reachable(peer, first, story)

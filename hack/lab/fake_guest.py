@@ -77,6 +77,7 @@ class FakeGuest(BaseGuest):
         return MigrationReport(total_ms=0, stopped=now, resumed=now)
 
     def announce(self) -> None:
+        self._announce_once()
         threading.Thread(target=self._announce, name=f"announce {self.name}", daemon=True).start()
 
     def release(self) -> None:
@@ -90,18 +91,26 @@ class FakeGuest(BaseGuest):
 
     def _announce(self) -> None:
         started = time.monotonic()
-        for moment in ANNOUNCE_SECONDS:
+        for moment in ANNOUNCE_SECONDS[1:]:
             time.sleep(max(0.0, started + moment - time.monotonic()))
-            with self._end_lock:
-                if self._end is not None:
-                    return
-                for nic, tap in zip(self.nics, self._taps, strict=True):
-                    os.write(tap, rarp(nic.mac))
+            if not self._announce_once():
+                return
+
+    def _announce_once(self) -> bool:
+        with self._end_lock:
+            if self._end is not None:
+                return False
+            for nic, tap in zip(self.nics, self._taps, strict=True):
+                os.write(tap, rarp(nic.mac))
+            return True
 
     def _serve(self, nic: Nic, tap: int) -> None:
         """Answer echo requests while the guest runs here; while it does not, babble if told to."""
         while self.end is None:
-            readable = select.select([tap], [], [], 0.005 if self.babbles and not self._runs else 0.2)[0]
+            try:
+                readable = select.select([tap], [], [], 0.005 if self.babbles and not self._runs else 0.2)[0]
+            except (OSError, ValueError):
+                return  # closed meanwhile
             with self._end_lock:
                 if self._end is not None:
                     return

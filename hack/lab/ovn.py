@@ -6,12 +6,15 @@ labs run side by side. Up in about a second.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import shutil
 import signal
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from hack.lab.process import run, running, send, stop, stop_all, wait_for
 
@@ -61,6 +64,7 @@ class OvnLab:
         self.central = Chassis("central", "central", f"{name}-central", directory / "central", f"{UNDERLAY}.10")
         self.chassis = [self._chassis(number) for number in range(1, chassis + 1)]
         self._links = itertools.count(1)
+        self._claim: IO[str] | None = None
 
     def _chassis(self, number: int) -> Chassis:
         node = f"node{number}"
@@ -75,8 +79,15 @@ class OvnLab:
 
     # -- up and down
 
+    def claim(self) -> None:
+        """Wait until no other process on this machine has a lab of this name: namespaces are named after it."""
+        if self._claim is None:
+            self._claim = (Path(tempfile.gettempdir()) / f"ovnagent-lab-{self.name}.lock").open("w")
+            fcntl.flock(self._claim, fcntl.LOCK_EX)
+
     def up(self) -> None:
-        self.down()
+        self.claim()
+        self._clear()
         self.directory.mkdir(parents=True)
         try:
             self._mount()
@@ -94,6 +105,12 @@ class OvnLab:
 
     def down(self) -> None:
         """End all that belongs to this lab, also what a crashed run left."""
+        self._clear()
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
+
+    def _clear(self) -> None:
         if self.directory.exists():
             stop_all(self.directory)
         for line in run("ip", "netns", "list").splitlines():

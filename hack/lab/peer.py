@@ -150,8 +150,8 @@ class PingStream:
     def loss(self, since: float = 0.0) -> Loss:
         """What was lost among the requests sent since then (those of the last 50 ms may still be answered)."""
         until = time.monotonic() - 0.05
-        numbers = [number for number, sent in list(self._sent.items()) if since <= sent <= until]
-        answered = sorted(stamp for number, stamp in list(self._answers.items()) if stamp >= since)
+        numbers = [number for number, sent in self._sent.copy().items() if since <= sent <= until]
+        answered = sorted(stamp for number, stamp in self._answers.copy().items() if stamp >= since)
         gaps = [later - earlier for earlier, later in itertools.pairwise(answered)]
         lost = sum(number not in self._answers for number in numbers)
         return Loss(len(numbers), lost, self._duplicates, max(gaps, default=0.0) * 1000)

@@ -1,6 +1,6 @@
 """A second OVN: Debian 13's packages (OVN 25.03, OVS 3.5) in a folder, from which the lab's daemons run.
 
-    python -m hack.lab.trixie        make the folder (once; about 20 s and 260 MB below the cache) and print it
+python -m hack.lab.trixie        make the folder (once; about 20 s and 260 MB below the cache) and print it
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ class MigrationRun(threading.Thread):
         self._phase("Running")
         self._step(target_node)
         self._state(targetNodeDomainDetected=True)
+        self._step(target_node)
         guest = source.guest
         guest.announces = guest.announces and not self._faults.suppress_announce
         self.report = guest.migrate_to(target, stall=self._faults.stalls, cancel=self._cancel)
