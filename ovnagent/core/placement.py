@@ -211,6 +211,8 @@ def _migrating(
         return Placement((target,), problem=source_problem)  # the guest is there, and nothing else is known to OVN
     if source_problem:
         return _later(unchanged, None, source_problem)
+    if source == target:  # two nodes annotated with one chassis: nothing moves for OVN
+        return Placement((target,))
     forward = Placement((source, target), "rarp", where.migration)
     if where.situation is Situation.MIGRATING:
         return forward

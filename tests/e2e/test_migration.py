@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -13,6 +14,7 @@ import pytest
 from hack.lab.process import wait_for
 from tests.e2e.conftest import Lab
 
+KILLS = int(os.environ.get("KILLS", "8"))
 TABLE_SECONDS = 1.0
 """After the last fact of any end, the options are the table's last lines within so long."""
 
@@ -197,7 +199,7 @@ def test_the_agent_is_frozen_over_the_switch(lab: Lab) -> None:
 def test_the_agent_is_killed_at_any_moment(lab: Lab) -> None:
     port, _ = start(lab)
     moments = random.Random(7)
-    for _ in range(5):
+    for _ in range(KILLS):
         name = lab.kubevirt.migrate("default", "web")
         moment = moments.uniform(0, 1.2)
         threading.Event().wait(moment)
@@ -214,6 +216,40 @@ def test_deleted_in_the_middle(lab: Lab) -> None:
     prepared(lab, port, chassis)
     lab.kube.kubectl("delete", "vm", "web", "--wait=false")
     wait_for(lambda: not lab.ovn.port(port), 30, "port gone")
+
+
+def test_orphaned_adopted_migrated_deleted(lab: Lab) -> None:
+    """`--cascade=orphan`, a new VM of the name adopts the guest, it migrates, and a foreground delete takes all of it."""
+    port, _ = start(lab)
+    addresses = lab.ovn.addresses(port)
+    lab.kube.kubectl("delete", "vm", "web", "--cascade=orphan")
+    lab.create("web")
+    wait_for(
+        lambda: (vmi := lab.kubevirt.vmi("default", "web")) and vmi["metadata"].get("ownerReferences"), 20, "the VMI adopted"
+    )
+    assert lab.kubevirt.wait_migration("default", lab.kubevirt.migrate("default", "web")) == "Succeeded"
+    lab.placed(port, lab.chassis("web"))
+    assert lab.ovn.addresses(port) == addresses
+    lab.kube.kubectl("delete", "vm", "web", "--cascade=foreground", "--wait=false")
+    wait_for(lambda: not lab.ovn.port(port), 20, "port gone")
+
+
+def test_a_chassis_that_registers_under_a_new_name(lab: Lab) -> None:
+    """The pin follows, and stays as it is while the node has no chassis at all."""
+    port, chassis = start(lab)
+    node = lab.ovn.on(lab.node("web"))
+    try:
+        lab.ovn.stop_controller(node, kill=True)
+        node.vsctl("set", "Open_vSwitch", ".", "external_ids:system-id=renamed")
+        lab.ovn.sbctl("chassis-del", chassis)  # its tunnel's address is unique: the new one cannot register beside it
+        lab.ovn.start_controller(node)
+        lab.placed(port, "renamed", 5)
+    finally:
+        lab.ovn.stop_controller(node)
+        node.vsctl("set", "Open_vSwitch", ".", f"external_ids:system-id={chassis}")
+        lab.ovn.sbctl("--if-exists", "chassis-del", "renamed")
+        lab.ovn.start_controller(node)
+    lab.placed(port, chassis, 10)
 
 
 def test_look_alikes_change_nothing(lab: Lab) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -59,6 +61,28 @@ def test_a_stream_loses_next_to_nothing_and_the_target_is_not_heard_before_its_a
     assert statistics.median(loss.lost for loss in losses) <= LIMIT_LOST
     assert all(loss.duplicates == 0 for loss in losses)
     assert ear.heard == []
+
+
+def test_an_agent_frozen_over_the_switch_costs_nothing(moving: tuple[Lab, Peer, Ear]) -> None:
+    lab, peer, _ = moving
+    port = "guest.default"
+    lab.kubevirt.faults.delays.migration_step = 0.2
+    with peer.stream(lab.ovn.addresses(port)[0], 0.001) as stream:
+        began = stream.mark()
+        name = lab.kubevirt.migrate("default", "guest")
+        wait_for(lambda: "rarp" in lab.ovn.placed(port), 10, "A,B rarp")
+        lab.ovn.sync()
+        lab.agent.signal(signal.SIGSTOP)
+        try:
+            assert lab.kubevirt.wait_migration("default", name) == "Succeeded"
+            threading.Event().wait(3)  # how long it is frozen is the test
+        finally:
+            lab.agent.signal(signal.SIGCONT)
+        lab.placed(port, lab.chassis("guest"), 5)
+        loss = stream.loss(began)
+    lab.kubevirt.faults.reset()
+    print(f"lost of a 1 ms stream: {loss.lost}")
+    assert loss.lost <= LIMIT_LOST
 
 
 def test_southbound_is_lost_during_a_migration(moving: tuple[Lab, Peer, Ear]) -> None:
