@@ -48,6 +48,7 @@ class Agent:
             {network.logical_switch for network in config.networks.all},
             Listeners(self._rows_changed, self.dirty.add_everything, self._inventory_changed),
             config.tls,
+            {network.router for network in config.networks.all if network.router},
         )
         self.southbound = Southbound(config.southbound, self._bindings_changed, self.dirty.add_everything, config.tls)
         self.announcer = Announcer(self.kube.events, self.metrics)

@@ -19,10 +19,11 @@ from ovnagent.core.placement import Binding, ChassisTable, Situation, Whereabout
 from ovnagent.core.plan import Case, Result, World, plan
 from ovnagent.core.ports import PresentPort
 from ovnagent.core.problems import PORT_REFUSED, Problem
+from ovnagent.core.routers import router_ports
 from ovnagent.core.vm import Facts, VmKey
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
-from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, UpdatePort
+from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, PutRouterPort, UpdatePort
 from ovnagent.ovn.northbound import Northbound, NotCommittedError
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
@@ -106,7 +107,7 @@ class Reconciler:
                 now = time.monotonic()
                 for key in self.kube.keys() | self.northbound.vm_keys() | self.seen.keys():
                     batch.setdefault(key, now)
-            if batch or not self.in_sync:
+            if batch or not self.in_sync or self.northbound.unused():
                 self._reconcile(batch)
 
     def stop(self) -> None:
@@ -196,7 +197,7 @@ class Reconciler:
 
     def _commit(self, results: Sequence[Result], cases: Sequence[Case], batch: Mapping[VmKey, float]) -> bool:
         """Write the difference. False: nothing could be written, and all of it stays dirty."""
-        groups: list[list[Change]] = [self._missing_switches()]
+        groups: list[list[Change]] = [self._infrastructure(results)]
         groups += [changes(result, case.present) for result, case in zip(results, cases, strict=True)]
         errors: Sequence[str | None] = [None] * len(groups)
         if any(groups):
@@ -212,17 +213,31 @@ class Reconciler:
         self.failures = 0
         done = time.monotonic()
         if errors[0]:
-            LOG.error("switch not created", extra={"reason": errors[0]})
+            LOG.error("switches, routers or DHCP options not written", extra={"reason": errors[0]})
         for result, case, group, error in zip(results, cases, groups[1:], errors[1:], strict=True):
             self._settled(result, case, group, error, done - batch[result.key])
         self.southbound.watch({name for seen in self.seen.values() for name in seen.watched})
         self.northbound.watch_names({wait.removeprefix("port ") for wait in self.waiting if wait.startswith("port ")})
         return True
 
-    def _missing_switches(self) -> list[Change]:
-        present = self.northbound.switches
-        names = dict.fromkeys(network.logical_switch for network in self.config.networks.all)
-        return [CreateSwitch(name, self.config.cluster) for name in names if name not in present]
+    def _infrastructure(self, results: Sequence[Result]) -> list[Change]:
+        """What networks need besides the ports of VMs, and what no port needs any more."""
+        northbound, networks = self.northbound, self.config.networks.all
+        names = dict.fromkeys(network.logical_switch for network in networks)
+        found: list[Change] = [CreateSwitch(name) for name in names if name not in northbound.switches]
+        for port in router_ports(networks):
+            row_id, present = northbound.router_port(port.name)
+            switch_port = port.switch_port in northbound.foreign_names
+            # A router port of this name that is somebody else's is left as it is.
+            right = present == replace(port, router="", switch="") or (row_id and present is None)
+            if not (right and switch_port):
+                found.append(PutRouterPort(port, row_id, right=bool(right), switch_port=switch_port))
+        wanted = {options for result in results for port in result.wanted for options in (port.dhcpv4, port.dhcpv6)}
+        kept = {row_id for options, row_id in northbound.dhcp.items() if options in wanted}
+        for unused in northbound.unused():
+            if row_ids := tuple(row_id for row_id in unused.uuids if row_id not in kept):
+                found.append(replace(unused, uuids=row_ids))
+        return found
 
     def _not_committed(self, error: NotCommittedError) -> None:
         first, longest = RETRY_SECONDS

@@ -80,6 +80,23 @@ class Subnet:
 
 
 @dataclass(frozen=True, slots=True)
+class Dhcp:
+    """What OVN's native DHCP tells the guests of a network, besides addresses, gateway and MTU."""
+
+    lease_seconds: int = 3600
+    dns_servers: tuple[IPAddress, ...] = ()
+    domain: str = ""
+    search: tuple[str, ...] = ()
+    ntp_servers: tuple[IPAddress, ...] = ()
+    routes: tuple[tuple[IPNetwork, IPAddress], ...] = ()
+    """(destination, next hop)"""
+    server_id: IPAddress | None = None
+    """The DHCPv4 server's address; the gateway if None."""
+    server_mac: str = ""
+    """Empty: derived from the switch's name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """A network of the configuration: a logical switch and who attaches to it."""
 
@@ -92,6 +109,13 @@ class Network:
     """`namespace/name` of the NetworkAttachmentDefinitions that attach to it."""
     port_security: bool = True
     mtu: int | None = None
+    """Bytes; told to guests by DHCPv4 and router advertisements. None: not told."""
+    dhcp: Dhcp | None = None
+    """None: OVN does not answer DHCP, unless a VM asks for it."""
+    dns_domain: str = ""
+    """OVN answers DNS queries for `<vm>.<namespace>.<domain>`; empty: it does not."""
+    router: str = ""
+    """The logical router that has the gateways' addresses; empty: whoever has them is not the agent's concern."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ovnagent.core import ports, problems
 from ovnagent.core.addresses import Books, Claim, Foreign, Grant, Holder
+from ovnagent.core.dhcp import DhcpOptions, dhcpv4, dhcpv6
 from ovnagent.core.networks import Network, Networks
 from ovnagent.core.owner import Owner, owner
 from ovnagent.core.placement import SILENT_BINDINGS, Binding, ChassisTable, Placement, Whereabouts, place
@@ -288,10 +289,16 @@ class _Draft:
 
     def _port(self, attachment: _Attachment, lease: Lease, placement: Placement, present: Port | None) -> Port:
         assert self.owner is not None
-        entry = " ".join((lease.mac, *map(str, lease.ips)))
-        secure = attachment.request.port_security
-        if secure is None:
-            secure = attachment.network.port_security
+        request, network = attachment.request, attachment.network
+        secure = network.port_security if request.port_security is None else request.port_security
+        dhcpv4_options, dhcpv6_options = self._dhcp(attachment)
+        hostname = self.owner.hostname or self.owner.key.name
+        extra = {"hostname": hostname} if dhcpv4_options is not None else {}
+        if request.egress_rate:
+            extra |= {"qos_max_rate": str(request.egress_rate), "qos_burst": str(request.egress_rate)}
+        dns = ""
+        if network.dns_domain:
+            dns = " ".join((f"{self.owner.key.name}.{self.owner.key.namespace}.{network.dns_domain}", *map(str, lease.ips)))
         # Written with the pin, and left there when the VMI goes: a UID of the past does no harm, a write of its own does.
         vmi_uid = self.owner.vmi_uid if placement.requested else ""
         vmi_uid = vmi_uid or (present.external_id(ports.VMI_UID) if present else "")
@@ -301,17 +308,39 @@ class _Draft:
             ports.VM_UID: self.owner.uid,
             ports.VMI_UID: vmi_uid,
             ports.INTERFACE: attachment.interface.name,
-            ports.NETWORK: attachment.network.name,
+            ports.NETWORK: network.name,
+            ports.EXTRA_OPTIONS: ",".join(sorted(extra)),
         }
         port = Port(
             name=attachment.port,
-            switch=attachment.network.logical_switch,
-            addresses=(entry,),
-            port_security=(entry,) if secure else (),
+            switch=network.logical_switch,
+            addresses=(" ".join((lease.mac, *map(str, lease.ips))),),
+            port_security=self._security(attachment, lease) if secure else (),
             enabled=attachment.interface.state != "down",
+            options=tuple(sorted(extra.items())),
+            dhcpv4=dhcpv4_options,
+            dhcpv6=dhcpv6_options,
+            dns=dns,
             external_ids=tuple(sorted((key, value) for key, value in external_ids.items() if value)),
         )
         return _placed(port, placement)
+
+    def _dhcp(self, attachment: _Attachment) -> tuple[DhcpOptions | None, DhcpOptions | None]:
+        """What OVN's DHCP answers there, by family."""
+        subnets = {subnet.version: subnet for subnet in attachment.network.subnets}
+        network, request = attachment.network, attachment.request
+        found = dhcpv4(network, subnets[4], request.dhcpv4_options) if 4 in subnets else None
+        if isinstance(found, str):
+            self.problems.append(Problem(problems.INVALID_REQUEST, found))
+            found = None
+        return found, dhcpv6(network, subnets[6], request.dhcpv6_options) if 6 in subnets else None
+
+    def _security(self, attachment: _Attachment, lease: Lease) -> tuple[str, ...]:
+        """What the guest may send from: its own MAC and addresses, and the further ones that it asked for."""
+        entries: dict[str, list[str]] = {lease.mac: [str(ip) for ip in lease.ips]}
+        for pair in attachment.request.pairs:
+            entries.setdefault(pair.mac or lease.mac, []).append(str(pair.ip))
+        return tuple(sorted(" ".join((mac, *dict.fromkeys(ips))) for mac, ips in entries.items()))
 
 
 def _by_request(held: list[Lease], request: Request) -> tuple[Lease, ...]:

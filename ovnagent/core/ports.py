@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from ovnagent.core.dhcp import DhcpOptions
 from ovnagent.core.vm import Interface, VmKey
 
 CLUSTER = "ovnagent-cluster"
@@ -17,9 +18,11 @@ NETWORK = "ovnagent-network"
 MIGRATION = "ovnagent-migration"
 """UID of the migration for which requested-chassis names two chassis (whose end then ends the list)."""
 EXTRA_OPTIONS = "ovnagent-options"
-"""Comma list of the `options` keys that the agent wrote besides PLACEMENT_OPTIONS: those it may also remove."""
+"""Comma list of the `options` keys that the agent wrote besides PLACEMENT_OPTIONS: those it may also change and remove."""
 
 OWN_EXTERNAL_IDS = frozenset({CLUSTER, VM, VM_UID, VMI_UID, INTERFACE, NETWORK, MIGRATION, EXTRA_OPTIONS})
+PORT = "ovnagent-port"
+"""On a row of DNS: the name of the port that it is for."""
 PLACEMENT_OPTIONS = frozenset({"requested-chassis", "activation-strategy"})
 
 
@@ -28,7 +31,8 @@ class Port:
     """What the agent wants of a Logical_Switch_Port row, or what NB holds of it, in the same terms.
 
     `options` and `external_ids` hold the agent's own keys only, sorted by key; other writers' keys are never part of
-    it. `dhcpv4` and `dhcpv6` name rows of DHCP_Options by the agent's own key for them (core/dhcp.py), or are empty.
+    it. `dhcpv4` and `dhcpv6` are the content of the rows of DHCP_Options that the port refers to; None stands for none, and
+    in a present row also for one that is not the agent's.
     """
 
     name: str
@@ -39,8 +43,10 @@ class Port:
     enabled: bool = True
     options: tuple[tuple[str, str], ...] = ()
     external_ids: tuple[tuple[str, str], ...] = ()
-    dhcpv4: str = ""
-    dhcpv6: str = ""
+    dhcpv4: DhcpOptions | None = None
+    dhcpv6: DhcpOptions | None = None
+    dns: str = ""
+    """What OVN answers to DNS queries on the switch: the name, then its addresses. In the row of DNS that is this port's."""
 
     def option(self, key: str) -> str:
         return dict(self.options).get(key, "")
@@ -74,7 +80,8 @@ class PresentPort:
 
     uuid: str
     port: Port
-    up: bool = field(default=False, compare=False)
+    dns_row: str = field(default="", compare=False)
+    """UUID of the port's row in DNS; empty where there is none."""
 
 
 def port_name(key: VmKey, interface: Interface, siblings: Iterable[Interface]) -> str:

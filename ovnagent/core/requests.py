@@ -11,16 +11,28 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import netaddr
 
+from ovnagent.core.dhcp import Options, parse_options
 from ovnagent.core.networks import AddressRange, IPAddress
 from ovnagent.core.vm import ADDRESSES_ANNOTATION, Annotations, Interface
 
 T = TypeVar("T")
 NO_IPS: tuple[IPAddress, ...] = ()
 NO_RANGES: tuple[AddressRange, ...] = ()
+NO_OPTIONS: Options = ()
+
+
+class Pair(NamedTuple):
+    """An address that a guest may use besides its own, with the MAC that goes with it (empty: the port's)."""
+
+    ip: IPAddress
+    mac: str
+
+
+NO_PAIRS: tuple[Pair, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +50,13 @@ class Request:
     network: str = ""
     network_key: str = ""
     port_security: bool | None = None
-    dhcpv4_options: str = ""
-    dhcpv6_options: str = ""
+    dhcpv4_options: Options = ()
+    dhcpv6_options: Options = ()
+    pairs: tuple[Pair, ...] = ()
+    """Further addresses that the guest may use, as it does with those that keepalived moves."""
+    pairs_key: str = ""
+    egress_rate: int = 0
+    """Bits per second that the guest may send; 0: no limit."""
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -55,6 +72,13 @@ def read(interface: Interface, annotations: Annotations) -> Request:
     mac_key, mac = reader.get("mac_address", parse_mac, "")
     mac_key, mac = reader.interface_mac(mac_key, mac)
     network_key, network = reader.get("logical_switch", str.strip, "")
+    pairs_key, pairs = reader.get("allowed_address_pairs", parse_pairs, NO_PAIRS)
+    ingress_key, _ = reader.get("ingress_rate", parse_rate, 0)
+    if ingress_key:
+        reader.warnings.append(
+            f"{ingress_key} has no effect: OVN's ports limit only what a guest sends (egress_rate); for the other direction "
+            "add a rule with ovn-nbctl qos-add <switch> to-lport"
+        )
     return Request(
         ips=ips,
         ips_key=ips_key,
@@ -65,8 +89,11 @@ def read(interface: Interface, annotations: Annotations) -> Request:
         network=network,
         network_key=network_key,
         port_security=reader.get("port_security", parse_bool, None)[1],
-        dhcpv4_options=reader.get("dhcp-v4-options", str.strip, "")[1],
-        dhcpv6_options=reader.get("dhcp-v6-options", str.strip, "")[1],
+        dhcpv4_options=reader.get("dhcp-v4-options", parse_options, NO_OPTIONS)[1],
+        dhcpv6_options=reader.get("dhcp-v6-options", parse_options, NO_OPTIONS)[1],
+        pairs=pairs,
+        pairs_key=pairs_key,
+        egress_rate=reader.get("egress_rate", parse_rate, 0)[1],
         errors=tuple(reader.errors),
         warnings=tuple(reader.warnings),
     )
@@ -196,6 +223,30 @@ def parse_bool(text: str) -> bool | None:
         return {"true": True, "false": False}[text.strip().lower()]
     except KeyError:
         raise ValueError(f'{text!r} is neither "true" nor "false"') from None
+
+
+def parse_pairs(text: str) -> tuple[Pair, ...]:
+    """`10.16.0.50` or `00:00:5e:00:01:0a 10.16.0.50`, or a comma list of both.
+
+    Raises ValueError with a sentence."""
+    pairs = []
+    for part in text.split(","):
+        mac, _, ip = part.strip().rpartition(" ")
+        pairs.append(Pair(_ip(ip), parse_mac(mac) if mac else ""))
+    return tuple(dict.fromkeys(pairs))
+
+
+def parse_rate(text: str) -> int:
+    """Mbit/s, as Kube-OVN's `egress_rate`; returned in bit/s.
+
+    Raises ValueError with a sentence."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate < 1e6:
+        raise ValueError(f"{text!r} is no rate; write Mbit/s like 100 or 0.5")
+    return int(rate * 1_000_000)
 
 
 def parse_addresses(text: str, interface: str) -> tuple[IPAddress, ...]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ovnagent.core.ports import Port, PresentPort
+from ovnagent.core.dhcp import DhcpOptions
+from ovnagent.core.ports import CLUSTER, PORT, Port, PresentPort
+from ovnagent.core.routers import RouterPort
 
 Operation = dict[str, Any]
 
@@ -20,7 +22,6 @@ Operation = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class CreateSwitch:
     name: str
-    cluster: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,45 +40,108 @@ class DeletePort:
     present: PresentPort
 
 
-Change = CreateSwitch | CreatePort | UpdatePort | DeletePort
+@dataclass(frozen=True, slots=True)
+class PutRouterPort:
+    """A router's port on a switch as it should be; what is missing of router, router port and switch port is created."""
+
+    port: RouterPort
+    present: str
+    """UUID of the router port; empty where it is missing."""
+    right: bool
+    """The router port is as it should be."""
+    switch_port: bool
+    """The switch's port is there."""
 
 
-def operations(changes: Iterable[Change], switches: Mapping[str, str]) -> list[Operation]:
-    """The operations of one transaction. `switches`: name -> UUID of the logical switches that exist.
+@dataclass(frozen=True, slots=True)
+class DeleteRows:
+    """Rows of a root table."""
+
+    table: str
+    uuids: tuple[str, ...]
+
+
+Change = CreateSwitch | CreatePort | UpdatePort | DeletePort | PutRouterPort | DeleteRows
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """UUIDs of rows that changes refer to."""
+
+    switches: Mapping[str, str]
+    """By name."""
+    dhcp: Mapping[DhcpOptions, str] = field(default_factory=dict)
+    """The agent's own, by content."""
+    routers: Mapping[str, str] = field(default_factory=dict)
+    """By name."""
+
+
+def operations(changes: Iterable[Change], known: Known, cluster: str) -> list[Operation]:
+    """The operations of one transaction.
 
     Raises KeyError for a port on a switch that neither exists nor is created here: nothing is left half done."""
-    made = _Operations(switches)
+    made = _Operations(known, cluster)
     for change in changes:
         match change:
-            case CreateSwitch(name, cluster):
-                made.create_switch(name, cluster)
+            case CreateSwitch(name):
+                made.create_switch(name)
             case CreatePort(port):
                 made.create_port(port)
             case UpdatePort(present, port):
                 made.update_port(present, port)
             case DeletePort(present):
-                made.removed[present.port.switch].append(present.uuid)
+                made.delete_port(present)
+            case PutRouterPort():
+                made.put_router_port(change)
+            case DeleteRows(table, uuids):
+                made.rows += [{"op": "delete", "table": table, "where": [_is(uuid)]} for uuid in uuids]
     return made.all()
 
 
 class _Operations:
-    def __init__(self, switches: Mapping[str, str]) -> None:
-        self.switches: dict[str, list[str]] = {name: ["uuid", uuid] for name, uuid in switches.items()}
+    def __init__(self, known: Known, cluster: str) -> None:
+        self.cluster = cluster
+        self.switches: dict[str, list[str]] = {name: ["uuid", uuid] for name, uuid in known.switches.items()}
+        self.routers: dict[str, list[str]] = {name: ["uuid", uuid] for name, uuid in known.routers.items()}
+        self.dhcp: dict[DhcpOptions, list[str]] = {options: ["uuid", uuid] for options, uuid in known.dhcp.items()}
         self.rows: list[Operation] = []
-        self.added: defaultdict[str, list[list[str]]] = defaultdict(list)
-        self.removed: defaultdict[str, list[str]] = defaultdict(list)
+        # (switch, its column) -> members that come, and that go
+        self.added: defaultdict[tuple[str, str], list[list[str]]] = defaultdict(list)
+        self.removed: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
 
-    def create_switch(self, name: str, cluster: str) -> None:
+    def create_switch(self, name: str) -> None:
+        self.switches[name] = self._create_named("Logical_Switch", name)
+
+    def _create_named(self, table: str, name: str) -> list[str]:
         """Only if there is none of this name at that moment: OVN would allow a second one."""
-        none = {"op": "wait", "table": "Logical_Switch", "where": [["name", "==", name]], "timeout": 0}
+        none = {"op": "wait", "table": table, "where": [["name", "==", name]], "timeout": 0}
         self.rows.append({**none, "columns": ["name"], "until": "==", "rows": []})
+        return self._insert(table, {"name": name, "external_ids": _map({CLUSTER: self.cluster})})
+
+    def _insert(self, table: str, row: Mapping[str, Any]) -> list[str]:
+        """A new row; how the rest of the transaction refers to it."""
         named = _new_name()
-        self.switches[name] = ["named-uuid", named]
-        row = {"name": name, "external_ids": _map({"ovnagent-cluster": cluster})}
-        self.rows.append({"op": "insert", "table": "Logical_Switch", "uuid-name": named, "row": row})
+        self.rows.append({"op": "insert", "table": table, "uuid-name": named, "row": dict(row)})
+        return ["named-uuid", named]
+
+    def _dhcp(self, options: DhcpOptions | None) -> list[Any]:
+        """A reference to the row with this content, which is created where there is none."""
+        if options is None:
+            return ["set", []]
+        if options not in self.dhcp:
+            row = {
+                "cidr": options.cidr,
+                "options": _map(dict(options.options)),
+                "external_ids": _map({CLUSTER: self.cluster}),
+            }
+            self.dhcp[options] = self._insert("DHCP_Options", row)
+        return self.dhcp[options]
+
+    def _dns_row(self, port: Port) -> dict[str, Any]:
+        name, _, addresses = port.dns.partition(" ")
+        return {"records": _map({name: addresses}), "external_ids": _map({CLUSTER: self.cluster, PORT: port.name})}
 
     def create_port(self, port: Port) -> None:
-        named = _new_name()
         row: dict[str, Any] = {
             "name": port.name,
             "addresses": _set(port.addresses),
@@ -89,13 +153,26 @@ class _Operations:
             row["type"] = port.type
         if not port.enabled:
             row["enabled"] = False
-        self.rows.append({"op": "insert", "table": "Logical_Switch_Port", "uuid-name": named, "row": row})
-        self.added[port.switch].append(["named-uuid", named])
+        if port.dhcpv4 is not None:
+            row["dhcpv4_options"] = self._dhcp(port.dhcpv4)
+        if port.dhcpv6 is not None:
+            row["dhcpv6_options"] = self._dhcp(port.dhcpv6)
+        self.added[port.switch, "ports"].append(self._insert("Logical_Switch_Port", row))
+        if port.dns:
+            self.added[port.switch, "dns_records"].append(self._insert("DNS", self._dns_row(port)))
+
+    def delete_port(self, present: PresentPort) -> None:
+        self.removed[present.port.switch, "ports"].append(present.uuid)
+        self._delete_dns(present)
+
+    def _delete_dns(self, present: PresentPort) -> None:
+        if present.dns_row:  # the switch's reference to it is weak, and goes with it
+            self.rows.append({"op": "delete", "table": "DNS", "where": [_is(present.dns_row)]})
 
     def update_port(self, present: PresentPort, port: Port) -> None:
         """Only what differs; in `options` and `external_ids` only the keys that differ."""
         old = present.port
-        where = [["_uuid", "==", ["uuid", present.uuid]]]
+        where = [_is(present.uuid)]
         rows: list[Operation] = []
         columns: dict[str, Any] = {}
         if port.addresses != old.addresses:
@@ -106,6 +183,10 @@ class _Operations:
             columns["type"] = port.type
         if port.enabled != old.enabled:
             columns["enabled"] = port.enabled
+        if port.dhcpv4 != old.dhcpv4:
+            columns["dhcpv4_options"] = self._dhcp(port.dhcpv4)
+        if port.dhcpv6 != old.dhcpv6:
+            columns["dhcpv6_options"] = self._dhcp(port.dhcpv6)
         if columns:
             rows.append({"op": "update", "table": "Logical_Switch_Port", "where": where, "row": columns})
         mutations = [
@@ -115,29 +196,64 @@ class _Operations:
         if mutations:
             rows.append({"op": "mutate", "table": "Logical_Switch_Port", "where": where, "mutations": mutations})
         if port.switch != old.switch:
-            if old.switch in self.switches:
-                self.removed[old.switch].append(present.uuid)
-            self.added[port.switch].append(["uuid", present.uuid])
+            self.removed[old.switch, "ports"].append(present.uuid)
+            self.added[port.switch, "ports"].append(["uuid", present.uuid])
+        if (port.dns, port.switch) != (old.dns, old.switch):
+            self._delete_dns(present)
+            if port.dns:
+                self.added[port.switch, "dns_records"].append(self._insert("DNS", self._dns_row(port)))
         self.rows += rows
+
+    def put_router_port(self, change: PutRouterPort) -> None:
+        port = change.port
+        row = {
+            "mac": port.mac,
+            "networks": _set(port.networks),
+            "ipv6_ra_configs": _map(dict(port.advertisements)),
+        }
+        if change.present and not change.right:
+            where = [_is(change.present)]
+            self.rows.append({"op": "update", "table": "Logical_Router_Port", "where": where, "row": row})
+        elif not change.present:
+            if port.router not in self.routers:
+                self.routers[port.router] = self._create_named("Logical_Router", port.router)
+            row |= {"name": port.name, "external_ids": _map({CLUSTER: self.cluster})}
+            member = self._insert("Logical_Router_Port", row)
+            self.rows.append(_mutate("Logical_Router", self.routers[port.router], "ports", "insert", [member]))
+        if not change.switch_port:
+            # Not with the key by which the ports of VMs are known: this one belongs to no VM.
+            self.added[port.switch, "ports"].append(
+                self._insert(
+                    "Logical_Switch_Port",
+                    {
+                        "name": port.switch_port,
+                        "type": "router",
+                        "addresses": _set(["router"]),
+                        "options": _map({"router-port": port.name}),
+                        "external_ids": _map({"ovnagent-router": self.cluster}),
+                    },
+                )
+            )
 
     def all(self) -> list[Operation]:
         """Rows first, then one mutation of `ports` for each switch and direction, however many ports there are."""
         rows = list(self.rows)
-        for switch, members in self.added.items():
-            rows.append(self._mutate(switch, "insert", members))
-        for switch, uuids in self.removed.items():
+        for (switch, column), members in self.added.items():
+            rows.append(_mutate("Logical_Switch", self.switches[switch], column, "insert", members))
+        for (switch, column), uuids in self.removed.items():
             if switch in self.switches:  # a switch that somebody deleted took its ports with it
-                rows.append(self._mutate(switch, "delete", [["uuid", uuid] for uuid in uuids]))
+                gone = [["uuid", uuid] for uuid in uuids]
+                rows.append(_mutate("Logical_Switch", self.switches[switch], column, "delete", gone))
         return rows
 
-    def _mutate(self, switch: str, mutator: str, members: list[list[str]]) -> Operation:
-        where = [["_uuid", "==", self.switches[switch]]]
-        return {
-            "op": "mutate",
-            "table": "Logical_Switch",
-            "where": where,
-            "mutations": [["ports", mutator, ["set", members]]],
-        }
+
+def _is(row_id: str) -> list[Any]:
+    return ["_uuid", "==", ["uuid", row_id]]
+
+
+def _mutate(table: str, row: list[str], column: str, mutator: str, members: list[list[str]]) -> Operation:
+    mutations = [[column, mutator, ["set", members]]]
+    return {"op": "mutate", "table": table, "where": [["_uuid", "==", row]], "mutations": mutations}
 
 
 def _map_mutations(column: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[list[Any]]:

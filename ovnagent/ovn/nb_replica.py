@@ -21,6 +21,7 @@ from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, ow
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.inventory import Inventory, foreign_port
 from ovnagent.ovn.replica import Replica
+from ovnagent.ovn.services import Services
 
 MANY_CLAUSES = 100
 """From so many clauses on all ports are copied: ovsdb-server compares every row with every clause each time that the
@@ -51,10 +52,12 @@ class NorthboundReplica(Replica):
         leader_only: bool,
         cluster: str,
         wanted_switches: frozenset[str],
+        wanted_routers: frozenset[str],
         listeners: Listeners,
     ) -> None:
         self.cluster = cluster
         self.wanted_switches = wanted_switches
+        self.wanted_routers = wanted_routers
         self.listeners = listeners
         self.complete = False
         self._watched_names: frozenset[str] = frozenset()
@@ -71,11 +74,17 @@ class NorthboundReplica(Replica):
         self.switches: dict[str, str] = {}
         """Name -> UUID. The first of them where several have one name, which OVN allows."""
         self.inventory = Inventory()
+        self.services = Services(self.cluster)
+        self.unused: dict[str, tuple[str, ...]] = {}
+        """Table -> UUIDs of the agent's rows that no port uses any more."""
         self.global_ids: dict[str, str] = {}
         self._switch_names: dict[str, str] = {}  # by UUID, as all below
         self._members: defaultdict[str, set[str]] = defaultdict(set)  # ports of a switch
         self._switch_of: dict[str, str] = {}  # switch of a port
-        self._moved: set[str] = set()  # ports whose switch has changed since they were last looked at
+        self._moved: set[str] = set()  # ports to look at again, for their switch or what serves them has changed
+        self._dhcp_users: defaultdict[str, set[str]] = defaultdict(set)  # ports that refer to a row of DHCP_Options
+        self._uses_dhcp: dict[str, frozenset[str]] = {}  # the rows that a port refers to
+        self._services_dirty = False
         self._unowned: set[str] = set()  # ports on the agent's switches that are not the agent's
         self._homeless: set[str] = set()  # the agent's ports on other switches than the agent's
         self._copy_all_ports = False
@@ -97,13 +106,17 @@ class NorthboundReplica(Replica):
 
     def _update_conditions(self) -> None:
         self._conditions_stale = False
+        own: list[Any] = [["external_ids", "includes", ["map", [[CLUSTER, self.cluster]]]]]
         switches: list[Any] = [["name", "==", name] for name in sorted(self.wanted_switches)]
         switches += [["ports", "includes", ["uuid", port]] for port in sorted(self._homeless)]
-        ports: list[Any] = [["external_ids", "includes", ["map", [[CLUSTER, self.cluster]]]]]
+        ports = list(own)
         ports += [["name", "==", name] for name in sorted(self._watched_names)]
         ports += [["_uuid", "==", ["uuid", port]] for port in sorted(self._unowned)]
         # Once all, always all: not to and fro at the border.
         self._copy_all_ports |= len(ports) > MANY_CLAUSES
+        self.cond_change("DHCP_Options", own)
+        self.cond_change("DNS", own)
+        self.cond_change("Logical_Router", [["name", "==", name] for name in sorted(self.wanted_routers)])
         self.cond_change("Logical_Switch", switches)
         self.cond_change("Logical_Switch_Port", [True] if self._copy_all_ports else ports)
 
@@ -153,11 +166,18 @@ class NorthboundReplica(Replica):
                 self._notify_switch(str(row.uuid), gone)
             case "Logical_Switch_Port":
                 self._look_at_port(str(row.uuid), None if gone else row)
-            case "Logical_Router_Port" if gone:
-                self._inventory_dirty |= self.inventory.remove_router_port(_column(row, "name"))
             case "Logical_Router_Port":
-                name, mac, networks = (_column(row, column) for column in ("name", "mac", "networks"))
-                self._inventory_dirty |= self.inventory.put_router_port(name, mac, networks)
+                self._notify_router_port(row, gone)
+            case "Logical_Router":
+                if gone:
+                    self.services.remove_router(str(row.uuid))
+                else:
+                    self.services.put_router(str(row.uuid), _column(row, "name"))
+                self._everything_dirty = True
+            case "DHCP_Options":
+                self._notify_dhcp(row, gone)
+            case "DNS":
+                self._notify_dns(row, gone)
             case "NB_Global":
                 self.global_ids = {} if gone else dict(_column(row, "external_ids"))
                 self._inventory_dirty = True
@@ -172,6 +192,36 @@ class NorthboundReplica(Replica):
             self.switches = switches
             self._everything_dirty = True
 
+    def _notify_router_port(self, row: Any, gone: bool) -> None:
+        name = _column(row, "name")
+        if gone:
+            self._inventory_dirty |= self.inventory.remove_router_port(name)
+            self._everything_dirty |= self.services.router_ports.pop(name, ("", None))[1] is not None
+            return
+        mac, networks = _column(row, "mac"), _column(row, "networks")
+        self._inventory_dirty |= self.inventory.put_router_port(name, mac, networks)
+        external_ids = _column(row, "external_ids")
+        self.services.put_router_port(str(row.uuid), name, mac, networks, _column(row, "ipv6_ra_configs"), external_ids)
+        self._everything_dirty |= external_ids.get(CLUSTER) == self.cluster
+
+    def _notify_dhcp(self, row: Any, gone: bool) -> None:
+        row_id = str(row.uuid)
+        if gone:
+            self.services.remove_dhcp(row_id)
+        else:
+            self.services.put_dhcp(row_id, _column(row, "cidr"), _column(row, "options"))
+        self._moved |= self._dhcp_users[row_id]
+        self._services_dirty = True
+
+    def _notify_dns(self, row: Any, gone: bool) -> None:
+        row_id = str(row.uuid)
+        if gone:
+            ports = self.services.remove_dns(row_id)
+        else:
+            ports = self.services.put_dns(row_id, _column(row, "records"), _column(row, "external_ids"))
+        self._moved |= {self.own[port].uuid for port in ports if port in self.own}
+        self._services_dirty = True
+
     def _look_at_port(self, row_id: str, row: Any) -> None:
         """Sort a port in: the agent's own, a foreign one that matters, or neither. `row` is None where it is not copied."""
         self._moved.discard(row_id)
@@ -180,7 +230,7 @@ class NorthboundReplica(Replica):
         own = external_ids.get(CLUSTER) == self.cluster
         self._note(self._unowned, row_id, not own and switch in self.wanted_switches)
         self._note(self._homeless, row_id, own and switch not in self.wanted_switches)
-        self._set_own(row_id, _own_port(row, switch, external_ids) if own else None)
+        self._set_own(row_id, self._own_port(row, switch, external_ids) if own else None)
         if row is not None and (row_id in self._unowned or (not own and _column(row, "name") in self._watched_names)):
             foreign = foreign_port(
                 _column(row, "name"),
@@ -201,10 +251,11 @@ class NorthboundReplica(Replica):
 
     def _set_own(self, row_id: str, port: Port | None) -> None:
         old = self.own_by_id.get(row_id)
+        dns_row = self.services.dns(port.name)[0] if port is not None else ""
         if port is not None:
-            if old is not None and old.port == port:
+            if old is not None and old.port == port and old.dns_row == dns_row:
                 return  # a column or key of somebody else's
-            present = PresentPort(row_id, port)
+            present = PresentPort(row_id, port, dns_row)
             self.own_by_id[row_id] = self.own[port.name] = present
             self.ids_of[port.vm].add(row_id)
             self._dirty.add(port.vm)
@@ -212,6 +263,8 @@ class NorthboundReplica(Replica):
             return
         self._dirty.add(old.port.vm)
         if port is None:
+            self._use_dhcp(row_id, ())
+            self._services_dirty = True
             del self.own_by_id[row_id]
         if (port is None or port.name != old.port.name) and self.own.get(old.port.name) is old:
             del self.own[old.port.name]
@@ -219,6 +272,37 @@ class NorthboundReplica(Replica):
             self.ids_of[old.port.vm].discard(row_id)
             if not self.ids_of[old.port.vm]:
                 del self.ids_of[old.port.vm]
+
+    def _own_port(self, row: Any, switch: str, external_ids: dict[str, str]) -> Port:
+        name = _column(row, "name")
+        dhcpv4, dhcpv6 = _column(row, "dhcpv4_options"), _column(row, "dhcpv6_options")
+        self._use_dhcp(str(row.uuid), (*dhcpv4, *dhcpv6))
+        return Port(
+            name=name,
+            switch=switch,
+            addresses=tuple(sorted(_column(row, "addresses"))),
+            port_security=tuple(sorted(_column(row, "port_security"))),
+            type=_column(row, "type"),
+            enabled=_column(row, "enabled") != [False],
+            options=own_options(_column(row, "options"), external_ids),
+            external_ids=own_external_ids(external_ids),
+            dhcpv4=self.services.dhcp_options(dhcpv4),
+            dhcpv6=self.services.dhcp_options(dhcpv6),
+            dns=self.services.dns(name)[1],
+        )
+
+    def _use_dhcp(self, port_id: str, row_ids: tuple[object, ...]) -> None:
+        """Note which rows of DHCP_Options a port refers to."""
+        now = {str(row_id) for row_id in row_ids}
+        before = self._uses_dhcp.get(port_id, frozenset())
+        if now == before:
+            return
+        self._services_dirty = True
+        self._uses_dhcp[port_id] = frozenset(now)
+        for row_id in before - now:
+            self._dhcp_users[row_id].discard(port_id)
+        for row_id in now - before:
+            self._dhcp_users[row_id].add(port_id)
 
     # -- after each batch of updates
 
@@ -241,6 +325,13 @@ class NorthboundReplica(Replica):
         if not self.complete:
             garbage.keep()
             self.complete = self._everything_dirty = True
+        if self._services_dirty:
+            self._services_dirty = False
+            used = {row_id for row_id, ports in self._dhcp_users.items() if ports}
+            self.unused = {
+                "DHCP_Options": self.services.unused_dhcp(used),
+                "DNS": self.services.unused_dns(self.own),
+            }
         if self._everything_dirty:
             self._everything_dirty = False
             self.listeners.everything()
@@ -250,19 +341,6 @@ class NorthboundReplica(Replica):
         if self._dirty:
             dirty, self._dirty = self._dirty, set()
             self.listeners.changed(dirty)
-
-
-def _own_port(row: Any, switch: str, external_ids: dict[str, str]) -> Port:
-    return Port(
-        name=_column(row, "name"),
-        switch=switch,
-        addresses=tuple(sorted(_column(row, "addresses"))),
-        port_security=tuple(sorted(_column(row, "port_security"))),
-        type=_column(row, "type"),
-        enabled=_column(row, "enabled") != [False],
-        options=own_options(_column(row, "options"), external_ids),
-        external_ids=own_external_ids(external_ids),
-    )
 
 
 def _column(row: Any, column: str) -> Any:

@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ovnagent.core.dhcp import DhcpOptions
 from ovnagent.core.ports import PresentPort
+from ovnagent.core.routers import RouterPort
 from ovnagent.core.vm import VmKey
-from ovnagent.ovn.changes import Change, Operation, operations
+from ovnagent.ovn.changes import Change, DeleteRows, Known, Operation, operations
 from ovnagent.ovn.connection import Database, Tls
 from ovnagent.ovn.nb_replica import Listeners, NorthboundReplica
 from ovnagent.ovn.transaction import NotCommittedError, RefusedError, transact
@@ -30,8 +32,13 @@ COLUMNS = {
         "enabled",
         "options",
         "external_ids",
+        "dhcpv4_options",
+        "dhcpv6_options",
     ),
-    "Logical_Router_Port": ("name", "mac", "networks"),
+    "Logical_Router": ("name",),
+    "Logical_Router_Port": ("name", "mac", "networks", "ipv6_ra_configs", "external_ids"),
+    "DHCP_Options": ("cidr", "options", "external_ids"),
+    "DNS": ("records", "external_ids"),
     "NB_Global": ("external_ids",),
 }
 
@@ -46,11 +53,12 @@ class Northbound:
         switches: Iterable[str],
         listeners: Listeners,
         tls: Tls | None = None,
+        routers: Iterable[str] = (),
     ) -> None:
         self.cluster = cluster
         # A lock's name is an <id> (RFC 7047, 3.1): letters, digits and underscores.
         self.lock_name = "ovnagent_" + re.sub("[^a-zA-Z0-9]", lambda match: f"_{ord(match[0]):x}_", cluster)
-        self._wanted_switches = frozenset(switches)
+        self._switches, self._routers = frozenset(switches), frozenset(routers)
         self._listeners = listeners
         self.database = Database("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls)
         self._watched_names: frozenset[str] = frozenset()
@@ -58,7 +66,7 @@ class Northbound:
         """How many have been attempted."""
 
     def _make(self, remote: str, helper: Any, leader_only: bool) -> NorthboundReplica:
-        return NorthboundReplica(remote, helper, leader_only, self.cluster, self._wanted_switches, self._listeners)
+        return NorthboundReplica(remote, helper, leader_only, self.cluster, self._switches, self._routers, self._listeners)
 
     def start(self) -> None:
         self.database.start()
@@ -138,6 +146,20 @@ class Northbound:
         """Port name -> phrase naming whose it is, of foreign ports that are known."""
         return self._replica.inventory.names if self._replica else {}
 
+    def router_port(self, name: str) -> tuple[str, RouterPort | None]:
+        """(UUID of a router's port, what it is; None if it is not the agent's), or ("", None) where there is none."""
+        return self._replica.services.router_ports.get(name, ("", None)) if self._replica else ("", None)
+
+    @property
+    def dhcp(self) -> Mapping[DhcpOptions, str]:
+        """Content -> UUID, of the agent's rows of DHCP_Options."""
+        return self._replica.services.dhcp if self._replica else {}
+
+    def unused(self) -> list[DeleteRows]:
+        """Rows of DHCP_Options and DNS that are the agent's, and that no port of it uses any more."""
+        unused = self._replica.unused if self._replica else {}
+        return [DeleteRows(table, row_ids) for table, row_ids in unused.items() if row_ids]
+
     def global_external_id(self, key: str) -> str:
         """A value of NB_Global's external_ids, or an empty string."""
         return self._replica.global_ids.get(key, "") if self._replica else ""
@@ -164,7 +186,8 @@ class Northbound:
         if not groups:
             return
         try:
-            self._transact(operations((change for _, group in groups for change in group), self.switches))
+            changes = (change for _, group in groups for change in group)
+            self._transact(operations(changes, self._known(), self.cluster))
         except KeyError as error:
             refusal = f"logical switch {error} does not exist"
         except RefusedError as error:
@@ -177,6 +200,10 @@ class Northbound:
         half = len(groups) // 2
         self._commit(groups[:half], errors)
         self._commit(groups[half:], errors)
+
+    def _known(self) -> Known:
+        replica = self._replica
+        return Known(replica.switches, replica.services.dhcp, replica.services.routers) if replica else Known({})
 
     def set_global_external_id(self, key: str, value: str) -> None:
         """Set (or with an empty value remove) a key in NB_Global's external_ids."""

@@ -34,7 +34,7 @@ def start() -> Iterator[Start]:
 @pytest.fixture
 def agent(nb: Server, start: Start) -> Agent:
     found = start(nb.remote)
-    assert found.commit(*(CreateSwitch(name, "c1") for name in SWITCHES)) is None
+    assert found.commit(*(CreateSwitch(name) for name in SWITCHES)) is None
     return found
 
 
@@ -63,7 +63,7 @@ def test_a_port_is_created_changed_and_deleted(nb: Server, agent: Agent) -> None
 def test_switch_and_ports_come_in_one_transaction(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
     before = agent.northbound.transactions
-    groups = [[CreateSwitch("pods", "c1")], *([CreatePort(port(f"vm{n}", ip=f"10.16.0.{n + 2}"))] for n in range(200))]
+    groups = [[CreateSwitch("pods")], *([CreatePort(port(f"vm{n}", ip=f"10.16.0.{n + 2}"))] for n in range(200))]
     assert agent.northbound.commit(groups) == [None] * 201
     assert agent.northbound.transactions == before + 1
     assert len(nb.nbctl("lsp-list", "pods").splitlines()) == 200
@@ -74,7 +74,7 @@ def test_a_switch_that_somebody_else_created_meanwhile_is_not_created_twice(nb: 
     agent = start(nb.remote)
     nb.nbctl("ls-add", "pods")
     with pytest.raises(NotCommittedError):
-        agent.commit(CreateSwitch("pods", "c1"), CreatePort(port("vm1")))
+        agent.commit(CreateSwitch("pods"), CreatePort(port("vm1")))
     assert len(nb.nbctl("ls-list").splitlines()) == 1
     wait_for(lambda: "pods" in agent.northbound.switches, SECONDS, "the other's switch in the copy")
     assert agent.commit(CreatePort(port("vm1"))) is None
@@ -119,7 +119,7 @@ def test_a_refused_row_holds_up_no_other(nb: Server, agent: Agent) -> None:
 def test_a_batch_with_a_refused_row_creates_its_switch_all_the_same(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
     nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm7")
-    groups = [[CreateSwitch("pods", "c1")], *([CreatePort(port(f"vm{n}"))] for n in range(8))]
+    groups = [[CreateSwitch("pods")], *([CreatePort(port(f"vm{n}"))] for n in range(8))]
     assert [error is None for error in agent.northbound.commit(groups)] == [True] * 8 + [False]
     assert len(nb.nbctl("lsp-list", "pods").splitlines()) == 7
 

@@ -57,7 +57,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fill(agent: Agent) -> None:
-    assert agent.commit(CreateSwitch("pods", "c1"), CreatePort(port("vm1"))) is None
+    assert agent.commit(CreateSwitch("pods"), CreatePort(port("vm1"))) is None
     agent.row("vm1")
 
 
@@ -69,17 +69,17 @@ def test_nothing_is_written_without_the_lock(nb: Server, start: Start) -> None:
     standby = start(nb.remote, ready=False)
     wait_for(lambda: standby.northbound.synced, SECONDS, "the standby's copy")
     with pytest.raises(NotCommittedError, match="lock"):
-        standby.commit(CreateSwitch("pods", "c1"))
+        standby.commit(CreateSwitch("pods"))
     standby.northbound.acquire_lock()
     with pytest.raises(NotCommittedError, match="lock"):
-        standby.commit(CreateSwitch("pods", "c1"))
+        standby.commit(CreateSwitch("pods"))
 
     holder.northbound.release_lock()
     wait_for(lambda: standby.northbound.has_lock, SECONDS, "the standby with the lock")
     assert not holder.northbound.has_lock
     with pytest.raises(NotCommittedError, match="lock"):
-        holder.commit(CreateSwitch("pods", "c1"))
-    assert standby.commit(CreateSwitch("pods", "c1")) is None
+        holder.commit(CreateSwitch("pods"))
+    assert standby.commit(CreateSwitch("pods")) is None
     assert standby.heard.everything
 
 
@@ -97,7 +97,7 @@ def test_the_lock_goes_over_when_its_holder_is_killed(nb: Server, start: Start) 
             wait_for(lambda: standby.northbound.synced, SECONDS, "the standby's copy")
             standby.northbound.acquire_lock()
             with pytest.raises(NotCommittedError):
-                standby.commit(CreateSwitch("pods", "c1"))
+                standby.commit(CreateSwitch("pods"))
             killed = time.monotonic()
         finally:
             holder.send_signal(signal.SIGKILL)
@@ -117,7 +117,7 @@ def test_a_database_that_comes_late(tmp_path: Path, start: Start) -> None:
     assert not agent.northbound.synced
     assert agent.northbound.database.age == float("inf")
     with pytest.raises(NotCommittedError):
-        agent.commit(CreateSwitch("pods", "c1"))
+        agent.commit(CreateSwitch("pods"))
     nb.create()
     nb.start()
     try:
