@@ -81,6 +81,11 @@ def summary(config: Config) -> str:
             for subnet in network.subnets
         ]
         lines.append(f"             used by {', '.join(users) or 'nobody but NADs and VMs that name it'}")
+        services = ["DHCP"] * (network.dhcp is not None)
+        services += [f"DNS for {network.dns_domain}"] * bool(network.dns_domain)
+        services += [f"gateway on router {network.router}"] * bool(network.router)
+        if services:
+            lines.append(f"             with {', '.join(services)}")
     return "\n".join(lines)
 
 

@@ -8,13 +8,15 @@ import re
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from ovnagent.core.networks import AddressRange, IPAddress, IPNetwork, Network, Networks, Subnet
+from ovnagent.config_form import DhcpModel, FileModel, NetworkModel, OvnModel, RouteModel, SubnetModel
+from ovnagent.core.networks import AddressRange, Dhcp, IPAddress, IPNetwork, Network, Networks, Subnet
+from ovnagent.core.requests import parse_mac
 from ovnagent.kube.client import KubeConfig
 from ovnagent.ovn.connection import Tls
 
@@ -44,92 +46,6 @@ class Config:
     address: str
     """Where /metrics, /healthz and /readyz are served; empty: on all addresses."""
     port: int
-
-
-# ---- the file's form ------------------------------------------------------------------------------------------------
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=False, strict=True, frozen=True)
-
-
-class SubnetModel(_Model):
-    """One subnet of a network."""
-
-    cidr: Annotated[str, Field(description="The subnet, like 10.16.0.0/16 or fd00:10:16::/64.")]
-    gateway: Annotated[str | None, Field(description="An address of the subnet that no VM gets.")] = None
-    reserved: Annotated[
-        list[str], Field(description="Addresses that no VM gets: single ones, or ranges like 10.16.0.1..10.16.0.9.")
-    ] = []
-
-
-class NetworkModel(_Model):
-    """A network: one logical switch, and who attaches to it."""
-
-    name: Annotated[str, Field(min_length=1, description="The name that annotations and messages use.")]
-    logical_switch: Annotated[
-        str | None, Field(min_length=1, description="The OVN logical switch; created if it is missing. Default: the name.")
-    ] = None
-    subnets: Annotated[list[SubnetModel], Field(min_length=1, description="One IPv4 subnet, one IPv6 subnet, or both.")]
-    pod_network: Annotated[bool, Field(description="Interfaces on the pod network attach here.")] = False
-    nads: Annotated[
-        list[str], Field(description="NetworkAttachmentDefinitions (namespace/name) whose interfaces attach here.")
-    ] = []
-    port_security: Annotated[
-        bool, Field(description="Ports may send from their own MAC and addresses only (a VM can opt out).")
-    ] = True
-
-
-class TlsModel(_Model):
-    """Files for ssl: endpoints."""
-
-    private_key: Annotated[str, Field(description="PEM file with the private key.")]
-    certificate: Annotated[str, Field(description="PEM file with the certificate.")]
-    ca: Annotated[str, Field(description="PEM file with the CA that signed the servers' certificates.")]
-
-
-class OvnModel(_Model):
-    """Where OVN is."""
-
-    northbound: Annotated[
-        list[str], Field(min_length=1, description="Endpoints of the Northbound database: unix:, tcp: or ssl:.")
-    ]
-    southbound: Annotated[list[str], Field(min_length=1, description="Endpoints of the Southbound database.")]
-    tls: Annotated[TlsModel | None, Field(description="Needed with ssl: endpoints.")] = None
-
-
-class KubernetesModel(_Model):
-    """Where Kubernetes is."""
-
-    kubeconfig: Annotated[
-        str | None, Field(description="A kubeconfig file. Default: the pod's service account, else ~/.kube/config.")
-    ] = None
-    context: Annotated[str | None, Field(description="A context of the kubeconfig. Default: its current one.")] = None
-
-
-class ServeModel(_Model):
-    """Where the agent answers."""
-
-    address: Annotated[str, Field(description="Address to listen on. Default: all.")] = ""
-    port: Annotated[int, Field(ge=0, le=65535, description="Port of /metrics, /healthz and /readyz; 0: none.")] = 9310
-
-
-class FileModel(_Model):
-    """The whole file."""
-
-    cluster: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=63,
-            pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$",
-            description="The cluster's id, written on every row the agent owns. Never change it while rows exist.",
-        ),
-    ]
-    ovn: OvnModel
-    kubernetes: KubernetesModel = KubernetesModel()
-    networks: Annotated[list[NetworkModel], Field(min_length=1)]
-    serve: ServeModel = ServeModel()
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -280,7 +196,46 @@ class _Checker:
             pod_network=model.pod_network,
             nads=tuple(model.nads),
             port_security=model.port_security,
+            mtu=model.mtu,
+            dhcp=self._dhcp(f"{path}.dhcp", model.dhcp, subnets) if model.dhcp is not None else None,
+            dns_domain=model.dns_domain,
+            router=self._router(path, model, subnets),
         )
+
+    def _dhcp(self, path: str, model: DhcpModel, subnets: list[Subnet]) -> Dhcp:
+        server_id = self._parsed(f"{path}.serverId", model.server_id, ipaddress.IPv4Address, "10.16.0.1")
+        if server_id is None and model.server_id is None and any(s.version == 4 and s.gateway is None for s in subnets):
+            self.errors.append(f"{path}.serverId: is missing, and the IPv4 subnet has no gateway to take its place")
+        return Dhcp(
+            lease_seconds=model.lease_seconds,
+            dns_servers=self._addresses(f"{path}.dnsServers", model.dns_servers, ipaddress.ip_address),
+            domain=model.domain,
+            search=tuple(model.search),
+            ntp_servers=self._addresses(f"{path}.ntpServers", model.ntp_servers, ipaddress.IPv4Address),
+            routes=tuple(
+                route
+                for index, each in enumerate(model.routes)
+                if (route := self._route(f"{path}.routes[{index}]", each)) is not None
+            ),
+            server_id=server_id,
+            server_mac=self._parsed(f"{path}.serverMac", model.server_mac, parse_mac, "0a:58:00:00:00:01") or "",
+        )
+
+    def _addresses(self, path: str, texts: list[str], parse_text: Callable[[str], IPAddress]) -> tuple[IPAddress, ...]:
+        found = [self._parsed(f"{path}[{index}]", text, parse_text, "10.16.0.2") for index, text in enumerate(texts)]
+        return tuple(address for address in found if address is not None)
+
+    def _route(self, path: str, model: RouteModel) -> tuple[IPNetwork, IPAddress] | None:
+        to = self._parsed(f"{path}.to", model.to, ipaddress.IPv4Network, "10.0.0.0/8")
+        via = self._parsed(f"{path}.via", model.via, ipaddress.IPv4Address, "10.16.0.1")
+        return (to, via) if to is not None and via is not None else None
+
+    def _router(self, path: str, model: NetworkModel, subnets: list[Subnet]) -> str:
+        if model.router and any(subnet.gateway is None for subnet in subnets):
+            self.errors.append(
+                f"{path}.router: {model.router} needs a gateway address in every subnet; set subnets[].gateway"
+            )
+        return model.router or ""
 
     def _subnet(self, path: str, model: SubnetModel) -> Subnet | None:
         cidr: IPNetwork | None = self._parsed(f"{path}.cidr", model.cidr, ipaddress.ip_network, "10.16.0.0/16")
@@ -289,11 +244,9 @@ class _Checker:
         if cidr.num_addresses < 4:
             self.errors.append(f"{path}.cidr: {cidr} is too small; it must have room for a gateway and a VM")
             return None
-        gateway: IPAddress | None = None
-        if model.gateway is not None:
-            gateway = self._parsed(f"{path}.gateway", model.gateway, ipaddress.ip_address, str(cidr[1]))
-            if gateway is not None and gateway not in cidr:
-                self.errors.append(f"{path}.gateway: {gateway} lies outside {cidr}; give an address of the subnet")
+        gateway: IPAddress | None = self._parsed(f"{path}.gateway", model.gateway, ipaddress.ip_address, str(cidr[1]))
+        if gateway is not None and gateway not in cidr:
+            self.errors.append(f"{path}.gateway: {gateway} lies outside {cidr}; give an address of the subnet")
         reserved = [
             span
             for index, text in enumerate(model.reserved)
@@ -317,7 +270,9 @@ class _Checker:
             return None
         return AddressRange(first, last)
 
-    def _parsed(self, path: str, text: str, parse_text: Callable[[str], T], example: str) -> T | None:
+    def _parsed(self, path: str, text: str | None, parse_text: Callable[[str], T], example: str) -> T | None:
+        if text is None:
+            return None
         try:
             return parse_text(text)
         except ValueError as error:
