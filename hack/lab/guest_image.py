@@ -1,4 +1,4 @@
-"""The guest that the lab boots: Debian's cloud kernel and an initramfs of busybox and a few modules.
+"""The guest that the lab boots: Debian's cloud kernel and an initramfs of busybox, dhclient and a few modules.
 
 Built once into the cache folder (`$XDG_CACHE_HOME/ovnagent` or `~/.cache/ovnagent`), keyed by the files that it is made
 from. Needs the packages apt, busybox-static and cpio.
@@ -17,6 +17,8 @@ from pathlib import Path
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 """The metapackage; its dependency holds the kernel."""
+DHCLIENT_PACKAGE = "isc-dhcp-client"
+"""For DHCPv6, which Debian's busybox has not."""
 
 # In the order of loading. virtio_net needs all the rest; evdev and button make the power button work.
 MODULES = (
@@ -33,7 +35,8 @@ MODULES = (
 )
 
 _HERE = Path(__file__).parent
-_SOURCES = (_HERE / "guest_image.py", _HERE / "guest_init.sh", _HERE / "guest_dhcp.sh")
+_SCRIPTS = (("guest_init.sh", "init"), ("guest_dhcp.sh", "dhcp"), ("guest_dhcp6.sh", "dhcp6"))
+_SOURCES = (_HERE / "guest_image.py", *(_HERE / source for source, _ in _SCRIPTS))
 
 
 class GuestImageError(Exception):
@@ -64,9 +67,9 @@ def build() -> GuestImage:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch_name:
         scratch, finished = Path(scratch_name), Path(scratch_name) / "image"
         finished.mkdir()
-        kernel = _unpack_kernel(scratch)
+        kernel, dhclient = _unpack_kernel(scratch), _unpack(scratch, DHCLIENT_PACKAGE) / "sbin" / "dhclient"
         shutil.copy(next(kernel.glob("boot/vmlinuz-*")), finished / "vmlinuz")
-        (finished / "initrd.gz").write_bytes(gzip.compress(_initramfs(scratch / "root", kernel), compresslevel=6))
+        (finished / "initrd.gz").write_bytes(gzip.compress(_initramfs(scratch / "root", kernel, dhclient), compresslevel=6))
         try:
             finished.rename(folder)
         except OSError:
@@ -81,13 +84,18 @@ def _unpack_kernel(scratch: Path) -> Path:
     package = next((line.split()[-1] for line in depends.splitlines() if "Depends: linux-image-" in line), None)
     if package is None:
         raise GuestImageError(f"apt knows no package {KERNEL_PACKAGE}: run apt-get update")
+    return _unpack(scratch, package)
+
+
+def _unpack(scratch: Path, package: str) -> Path:
+    """Download and unpack a package; returns the folder it was unpacked to."""
     # Its own user cannot write to our folder; the warning that apt prints about that means nothing.
     _run("apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package, cwd=scratch)
-    _run("dpkg-deb", "-x", str(next(scratch.glob("*.deb"))), "kernel", cwd=scratch)
-    return scratch / "kernel"
+    _run("dpkg-deb", "-x", str(next(scratch.glob(f"{package}_*.deb"))), package, cwd=scratch)
+    return scratch / package
 
 
-def _initramfs(root: Path, kernel: Path) -> bytes:
+def _initramfs(root: Path, kernel: Path, dhclient: Path) -> bytes:
     """The initramfs as an uncompressed cpio archive."""
     busybox = shutil.which("busybox")
     if busybox is None or subprocess.run(["ldd", busybox], capture_output=True).returncode == 0:
@@ -95,7 +103,8 @@ def _initramfs(root: Path, kernel: Path) -> bytes:
     for folder in ("bin", "modules"):
         (root / folder).mkdir(parents=True)
     shutil.copy(busybox, root / "bin" / "busybox")
-    for source, name in (("guest_init.sh", "init"), ("guest_dhcp.sh", "dhcp")):
+    _copy_program(dhclient, root)
+    for source, name in _SCRIPTS:
         shutil.copy(_HERE / source, root / name)
         (root / name).chmod(0o755)
     present = {path.stem: path for path in kernel.glob("lib/modules/**/*.ko")}
@@ -108,6 +117,16 @@ def _initramfs(root: Path, kernel: Path) -> bytes:
         ["cpio", "--quiet", "-o", "-H", "newc"], input=names.encode(), cwd=root, capture_output=True, check=True
     )
     return archive.stdout
+
+
+def _copy_program(program: Path, root: Path) -> None:
+    """A program with the shared libraries that it needs, which are this machine's."""
+    shutil.copy(program, root / "bin")
+    for word in _run("ldd", str(program), cwd=root).split():
+        if word.startswith("/"):
+            target = root / word.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(word, target)
 
 
 def _run(*argv: str, cwd: Path) -> str:

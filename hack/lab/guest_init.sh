@@ -1,9 +1,10 @@
 #!/bin/busybox sh
-# The guest's init: brings up the interfaces as the kernel command line says, serves TCP echo on port 7, says so on the
-# serial console, and powers off when the power button is pressed (QMP system_powerdown).
+# The guest's init: brings up the interfaces as the kernel command line says, serves TCP echo on port 7 and a shell on port 8
+# (nobody but the lab's own networks can reach it), says so on the serial console, and powers off when the power button is
+# pressed (QMP system_powerdown).
 #
 #   net0=10.16.0.5/16,fd00::5/64   addresses of eth0, set as they are
-#   net0=dhcp                      addresses from DHCPv4 (IPv6 by router advertisements comes in any case)
+#   net0=dhcp,dhcp6                addresses from DHCPv4 and DHCPv6 (router advertisements are heard in any case)
 #   net0=none                      link up, nothing else
 #   gw0=10.16.0.1,fd00::1          default gateways of eth0
 # and net1=, gw1= and so on for the interfaces after it.
@@ -19,6 +20,11 @@ value() { # the value of a key of the kernel command line
     tr ' ' '\n' </proc/cmdline | sed -n "s/^$1=//p"
 }
 
+dhcp6() { # DHCPv6 on an interface, once it has the link-local address from which to ask
+    until ip -6 addr show dev "$1" scope link | grep -q fe80; do usleep 50000; done
+    dhclient -6 -1 -nw -cf /dev/null -lf "/tmp/$1.lease" -pf "/tmp/$1.pid" -sf /dhcp6 "$1"
+}
+
 for button in /dev/input/event*; do
     { dd if="$button" of=/dev/null bs=24 count=1 2>/dev/null; poweroff -f; } &
 done
@@ -32,6 +38,7 @@ for path in /sys/class/net/eth*; do
     for address in $(value "net$index" | tr ',' ' '); do
         case $address in
             none) ;;
+            dhcp6) dhcp6 "$interface" & ;;
             dhcp) udhcpc -i "$interface" -x "hostname:$(hostname)" -s /dhcp -t 10 -T 1 -b ;;
             *) ip addr add "$address" dev "$interface" ;;
         esac
@@ -41,6 +48,7 @@ for path in /sys/class/net/eth*; do
     done
 done
 nc -ll -p 7 -e /bin/cat &
+nc -ll -p 8 -e /bin/sh &
 ip addr
 echo "guest ready"
 wait

@@ -17,6 +17,7 @@ from hack.lab.ovn import MTU, OvnLab
 from hack.lab.process import run
 
 ECHO_PORT = 7
+SHELL_PORT = 8
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,16 @@ class Peer:
 
     def stream(self, address: str, interval: float = 0.01) -> PingStream:
         return PingStream(self, address, interval)
+
+    def shell(self, address: str, command: str, seconds: float = 20) -> str:
+        """What a command prints in a guest (its shell listens on port 8)."""
+        with in_netns(self.netns, lambda: socket.create_connection((address, SHELL_PORT), seconds)) as connection:
+            connection.settimeout(seconds)
+            connection.sendall(f"exec 2>&1; {command}\nexit\n".encode())
+            answer = b""
+            while piece := connection.recv(4096):
+                answer += piece
+        return answer.decode()
 
     def connect(self, address: str) -> TcpStream:
         return TcpStream(self, address)

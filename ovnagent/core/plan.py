@@ -293,7 +293,8 @@ class _Draft:
         secure = network.port_security if request.port_security is None else request.port_security
         dhcpv4_options, dhcpv6_options = self._dhcp(attachment)
         hostname = self.owner.hostname or self.owner.key.name
-        extra = {"hostname": hostname} if dhcpv4_options is not None else {}
+        # OVN puts the text into an action as it is: a string stands in quotes there.
+        extra = {"hostname": f'"{hostname}"'} if dhcpv4_options is not None else {}
         if request.egress_rate:
             extra |= {"qos_max_rate": str(request.egress_rate), "qos_burst": str(request.egress_rate)}
         dns = ""

@@ -27,8 +27,8 @@ class Port:
 
     mac: str
     addresses: tuple[str, ...]
-    dhcp: bool
-    """OVN answers DHCPv4 on it."""
+    dhcp: tuple[str, ...]
+    """`dhcp` and `dhcp6`, where OVN answers DHCPv4 and DHCPv6 on it."""
 
 
 class Network:
@@ -91,15 +91,15 @@ class Network:
 
     def port(self, name: str) -> Port | None:
         """The row of a port; None if there is none, or it has no MAC yet."""
-        columns = "--columns=addresses,dynamic_addresses,dhcpv4_options"
+        columns = "--columns=addresses,dynamic_addresses,dhcpv4_options,dhcpv6_options"
         rows = json.loads(self._ovn.nbctl("--format=json", columns, "find", "Logical_Switch_Port", f'name="{name}"'))["data"]
         if not rows:
             return None
-        addresses, dynamic, dhcp = (_set(value) for value in rows[0])
+        addresses, dynamic, dhcpv4, dhcpv6 = (_set(value) for value in rows[0])
         words = " ".join(str(each) for each in (dynamic if "dynamic" in addresses else addresses)).split()
         if not words or ":" not in words[0]:
             return None
-        return Port(words[0], tuple(words[1:]), bool(dhcp))
+        return Port(words[0], tuple(words[1:]), ("dhcp",) * bool(dhcpv4) + ("dhcp6",) * bool(dhcpv6))
 
     def nic(self, attachment: Attachment) -> Nic:
         """The guest's card: DHCP where OVN serves it, else the port's addresses set as they are."""
@@ -107,7 +107,7 @@ class Network:
         if port is None or not port.addresses:
             return Nic(attachment.tap, attachment.mac)
         if port.dhcp:
-            return Nic(attachment.tap, attachment.mac, ("dhcp",))
+            return Nic(attachment.tap, attachment.mac, port.dhcp)
         routers = self._routers(attachment.iface_id)
         addresses, gateways = [], []
         for text in port.addresses:
