@@ -20,6 +20,7 @@ from ovnagent.core.plan import Case, Result, World, plan
 from ovnagent.core.ports import PresentPort
 from ovnagent.core.problems import PORT_REFUSED, Problem
 from ovnagent.core.routers import router_ports
+from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import Facts, VmKey
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
@@ -154,6 +155,8 @@ class Reconciler:
         cases = [self._case(facts[key]) for key in batch if key not in held]
         results = plan(cases, self._world())
         self.metrics.reconcile.observe(time.monotonic() - started)
+        if self.books.shares_changed:
+            self.dirty.add((NO_VM,))
         if generation != self.northbound.generation or not self.northbound.synced:
             self.dirty.add_everything()  # the copy was thrown away under our hands: none of this may be true
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn.northbound import Northbound
@@ -28,7 +29,7 @@ class SweepGuard:
         """Of the VMs of which nothing is left, those whose rows must stay for now."""
         if not gone and not self.held_ports:
             return set()
-        unseen = (northbound.vm_keys() - kube.keys()) - kube.store.seen_deleted()
+        unseen = (northbound.vm_keys() - {NO_VM} - kube.keys()) - kube.store.seen_deleted()
         at_stake = sum(len(northbound.ports_of(key)) for key in unseen)
         owned = len(northbound.ports)
         if at_stake <= FEW or at_stake * 2 <= owned:

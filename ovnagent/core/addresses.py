@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ovnagent.core.networks import IPAddress, Network
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease
-from ovnagent.core.requests import Request
+from ovnagent.core.requests import Pair, Request
 from ovnagent.core.vm import VmKey
 
 
@@ -65,6 +65,8 @@ class Grant:
 
     lease: Lease | None
     problems: tuple[Problem, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    """Those of the further addresses asked for that it may use."""
 
 
 class Book:
@@ -75,6 +77,9 @@ class Book:
         self.by_key: defaultdict[VmKey, set[Holder]] = defaultdict(set)
         self.ips: dict[IPAddress, Holder] = {}
         self.macs: dict[str, Holder] = {}
+        self.shares: dict[Holder, frozenset[IPAddress]] = {}
+        self.shared: defaultdict[IPAddress, set[Holder]] = defaultdict(set)
+        """Addresses that several may use in turn, which nobody is given as his own -> who may."""
         self.used: Counter[tuple[str, int]] = Counter()
         """(network name, IP version) -> addresses held."""
 
@@ -84,7 +89,7 @@ class Book:
         Raises ValueError where another holder has one of its addresses: ask `conflict` first."""
         if self.conflict(holder, lease.ips, lease.mac):
             raise ValueError(f"{lease} overlaps with what another port holds")
-        self.release(holder)
+        self._drop(holder)
         self.leases[holder] = lease
         self.by_key[holder.key].add(holder)
         self.macs[lease.mac] = holder
@@ -92,25 +97,52 @@ class Book:
             self.ips[ip] = holder
             self.used[lease.network, ip.version] += 1
 
+    def share(self, holder: Holder, ips: frozenset[IPAddress]) -> bool:
+        """Enter which addresses the holder may use besides its own, with others; whether that is news."""
+        before = self.shares.pop(holder, frozenset())
+        for ip in before - ips:
+            self.shared[ip].discard(holder)
+            if not self.shared[ip]:
+                del self.shared[ip]
+        for ip in ips:
+            self.shared[ip].add(holder)
+        if ips:
+            self.shares[holder] = ips
+            self.by_key[holder.key].add(holder)
+        else:
+            self._forget(holder)
+        return ips != before
+
     def release(self, holder: Holder) -> tuple[str, ...]:
         """Free what the holder has; returns what may be waited for (see Problem.waits_for)."""
+        shared = self.shares.get(holder, frozenset())
+        self.share(holder, frozenset())
+        return (*self._drop(holder), *map(str, shared))
+
+    def _drop(self, holder: Holder) -> tuple[str, ...]:
         lease = self.leases.pop(holder, None)
         if lease is None:
             return ()
-        self.by_key[holder.key].discard(holder)
-        if not self.by_key[holder.key]:
-            del self.by_key[holder.key]
+        self._forget(holder)
         del self.macs[lease.mac]
         for ip in lease.ips:
             del self.ips[ip]
             self.used[lease.network, ip.version] -= 1
         return (*map(str, lease.ips), lease.mac, lease.network)
 
+    def _forget(self, holder: Holder) -> None:
+        if holder not in self.leases and holder not in self.shares:
+            self.by_key[holder.key].discard(holder)
+            if not self.by_key[holder.key]:
+                del self.by_key[holder.key]
+
     def rename(self, holder: Holder, to: Holder) -> None:
-        """Hand a lease on to another identity of the same machine (a VM adopts an orphaned VMI)."""
-        lease = self.leases[holder]
+        """Hand all on to another identity of the same machine (a VM adopts an orphaned VMI)."""
+        lease, shared = self.leases.get(holder), self.shares.get(holder, frozenset())
         self.release(holder)
-        self.hold(to, lease)
+        if lease is not None:
+            self.hold(to, lease)
+        self.share(to, shared)
 
     def conflict(self, holder: Holder, ips: Iterable[IPAddress], mac: str) -> Holder | None:
         """Another holder of one of these, or None."""
@@ -125,6 +157,8 @@ class Books:
 
     def __init__(self, switches: Iterable[str]) -> None:
         self._books = {switch: Book() for switch in switches}
+        self.shares_changed = False
+        """Since somebody last looked at `shared` and set it back."""
 
     def __getitem__(self, switch: str) -> Book:
         return self._books[switch]
@@ -132,6 +166,12 @@ class Books:
     def of(self, key: VmKey) -> list[tuple[str, Holder]]:
         """(logical switch, holder) of all that a VM's ports hold, under whatever UID."""
         return [(switch, holder) for switch, book in self._books.items() for holder in sorted(book.by_key.get(key, ()))]
+
+    def shared(self) -> Iterator[tuple[str, IPAddress, set[Holder]]]:
+        """(logical switch, address, who may use it in turn)."""
+        for switch, book in self._books.items():
+            for ip, holders in book.shared.items():
+                yield switch, ip, holders
 
     def used(self, network: Network) -> Iterator[tuple[int, int]]:
         """(IP version, addresses held) of a network."""

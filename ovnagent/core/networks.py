@@ -63,8 +63,9 @@ class Subnet:
                 reached = last
         return count - sum(1 for ip in taken if not any(first <= ip <= last for first, last in spans))
 
-    def refuse(self, ip: IPAddress) -> str | None:
-        """Why no port may have this address, as the rest of a sentence ("... which is reserved"), or None."""
+    def refuse(self, ip: IPAddress, reserved: bool = True) -> str | None:
+        """Why no port may have this address, as the rest of a sentence ("... which is reserved"), or None; `reserved`:
+        the reserved ranges count."""
         if ip not in self:
             return f"lies outside {self.cidr}; choose an address of that subnet"
         if ip == self.gateway:
@@ -74,7 +75,7 @@ class Subnet:
         if ip == self.cidr.network_address:
             return f"is the network address of {self.cidr}; choose another address"
         for span in self.reserved:
-            if ip in span:
+            if reserved and ip in span:
                 return f"is reserved ({span}) in {self.cidr}; choose another address"
         return None
 

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field, replace
 
 from ovnagent.core import ports, problems
 from ovnagent.core.addresses import Books, Claim, Foreign, Grant, Holder
-from ovnagent.core.dhcp import DhcpOptions, dhcpv4, dhcpv6
 from ovnagent.core.networks import Network, Networks
 from ovnagent.core.owner import Owner, owner
-from ovnagent.core.placement import SILENT_BINDINGS, Binding, ChassisTable, Placement, Whereabouts, place
+from ovnagent.core.placement import SILENT_BINDINGS, Binding, ChassisTable, Placement, Situation, Whereabouts, place
 from ovnagent.core.ports import Port, PresentPort
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease, Record, parse, render
 from ovnagent.core.requests import Request, read
 from ovnagent.core.settle import settle
+from ovnagent.core.shared import NO_VM, virtual_ports
 from ovnagent.core.vm import Facts, Interface, Launcher, VmKey, pod_interface
+from ovnagent.core.wanted import Attachment, dhcp_trouble, placed, wanted_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +71,21 @@ class Result:
     """Addresses, MACs and networks of which something became free: see Problem.waits_for."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Attachment:
-    """An interface that gets a port."""
-
-    port: str
-    interface: Interface
-    network: Network
-    request: Request
-
-
 def plan(cases: Sequence[Case], world: World) -> list[Result]:
     """The wanted rows of these VMs. Grants and releases are entered into the world's books."""
     drafts = [_Draft(case, world) for case in cases]
     for draft in drafts:
         draft.release()
     grants = settle([claim for draft in drafts for claim in draft.claims()], world.books, world.foreign)
-    return [draft.result(grants) for draft in drafts]
+    return [_virtual(draft.case, world) if draft.case.facts.key == NO_VM else draft.result(grants) for draft in drafts]
+
+
+def _virtual(case: Case, world: World) -> Result:
+    """The ports of shared addresses, which follow from what all VMs may use."""
+    world.books.shares_changed = False
+    wanted = tuple(virtual_ports(world.cluster, world.books))
+    names = {port.name for port in wanted}
+    return Result(NO_VM, None, wanted, obsolete=tuple(row for row in case.present if row.port.name not in names))
 
 
 class _Draft:
@@ -103,7 +102,7 @@ class _Draft:
 
     # -- which interfaces get a port
 
-    def _attachments(self) -> tuple[_Attachment, ...]:
+    def _attachments(self) -> tuple[Attachment, ...]:
         assert self.owner is not None
         found = []
         for interface in self.owner.interfaces:
@@ -114,12 +113,29 @@ class _Draft:
             network = self._network(interface, request)
             if network is None:
                 continue
-            name = ports.port_name(self.owner.key, interface, self.owner.interfaces)
+            name = self._name(interface, network)
             if trouble := self._name_taken(name):
                 self.problems.append(trouble)
                 continue
-            found.append(_Attachment(name, interface, network, request))
+            found.append(Attachment(name, interface, network, request))
         return tuple(found)
+
+    def _name(self, interface: Interface, network: Network) -> str:
+        """The port's name; a port that is in use keeps its own, also where a second interface on its NAD was plugged in
+        since, which gives both another name at the next start."""
+        assert self.owner is not None
+        name = ports.port_name(self.owner.key, interface, self.owner.interfaces)
+        for row in self.case.present:
+            identity = (row.port.external_id(ports.INTERFACE), row.port.external_id(ports.NETWORK))
+            if row.port.name != name and identity == (interface.name, network.name) and self._in_use(row.port):
+                return row.port.name
+        return name
+
+    def _in_use(self, port: Port) -> bool:
+        """A launcher that lives has the interface that this port is for."""
+        assert self.owner is not None
+        pods = [pod for pod in self.case.facts.launchers if pod.alive and pod.vmi_uid == self.owner.vmi_uid]
+        return any(_uses(pod, port, self.owner.key) for pod in pods)
 
     def _network(self, interface: Interface, request: Request) -> Network | None:
         networks = self.world.networks
@@ -160,8 +176,7 @@ class _Draft:
         present = [row.port for row in self.case.present if row.port.name not in wanted]
         if self.owner is None:
             return frozenset(port.name for port in present) if not self.case.facts.empty else frozenset()
-        pods = [pod for pod in self.case.facts.launchers if pod.alive and pod.vmi_uid == self.owner.vmi_uid]
-        return frozenset(port.name for port in present if any(_uses(pod, port, self.owner.key) for pod in pods))
+        return frozenset(port.name for port in present if self._in_use(port))
 
     # -- addresses
 
@@ -204,7 +219,7 @@ class _Draft:
                 for lease in record.leases:
                     if lease.network != attachment.network.name:
                         continue
-                    if record.vm == self.owner.key and lease.port == attachment.port:
+                    if record.vm == self.owner.key and _same(attachment, lease.port, lease.interface):
                         if record.uid in self.owner.uids:
                             held.append(lease)
                         else:
@@ -212,7 +227,8 @@ class _Draft:
                     elif record.vm != self.owner.key and lease.interface == attachment.interface.name:
                         others.append(lease)
             for port, lease in rows:
-                if port.name == attachment.port and lease.network == attachment.network.name:
+                same = _same(attachment, port.name, port.external_id(ports.INTERFACE))
+                if same and lease.network == attachment.network.name:
                     if self._continues(port.external_id(ports.VM_UID)):
                         held.append(lease)
                     else:
@@ -239,12 +255,20 @@ class _Draft:
             for name, mac in vmi.macs:
                 if name == interface.name:
                     return mac.lower()
-        for pod in self.case.facts.launchers:
-            if pod.alive and pod.vmi_uid == vmi.uid and pod.node == (vmi.node or self.case.where.node) != "":
-                for inside, _, mac in pod.attached:
-                    if inside == pod_interface(interface):
-                        return mac.lower()
-        return ""
+        where = self.case.where
+        node = where.target if where.situation is Situation.SWITCHED else vmi.node or where.node
+        return self._pod_macs(interface).get(node, "")
+
+    def _pod_macs(self, interface: Interface) -> dict[str, str]:
+        """Node -> MAC that the interface has in the launcher there, from network-status."""
+        assert self.owner is not None
+        inside = pod_interface(interface)
+        return {
+            pod.node: mac.lower()
+            for pod in self.case.facts.launchers
+            for name, _, mac in pod.attached
+            if pod.alive and pod.vmi_uid == self.owner.vmi_uid and pod.node and name == inside and mac
+        }
 
     # -- rows
 
@@ -255,16 +279,21 @@ class _Draft:
         for attachment in self.attachments:
             grant = grants[self._holder(attachment.port)]
             self.problems += grant.problems
-            if grant.lease is None:
+            if grant.lease is None or self.owner is None:
                 continue
+            if trouble := dhcp_trouble(attachment):
+                self.problems.append(trouble)
             leases.append(grant.lease)
             placement = self._place(rows.get(attachment.port), attachment.port, attachment.interface.binding)
             again.append(placement.look_again)
-            wanted.append(self._port(attachment, grant.lease, placement, rows.get(attachment.port)))
+            macs = self._pod_macs(attachment.interface).values()
+            wanted.append(
+                wanted_port(self.world.cluster, self.owner, attachment, grant, placement, rows.get(attachment.port), macs)
+            )
         for name in sorted(self.retained):
             placement = self._place(rows[name], name, "")
             again.append(placement.look_again)
-            wanted.append(_placed(rows[name], placement))
+            wanted.append(placed(rows[name], placement))
         names = {port.name for port in wanted}
         text = ""
         if self.owner is not None and self.owner.present and leases:
@@ -287,75 +316,16 @@ class _Draft:
             self.problems.append(Problem(problems.CHASSIS_UNKNOWN, placement.problem))
         return placement
 
-    def _port(self, attachment: _Attachment, lease: Lease, placement: Placement, present: Port | None) -> Port:
-        assert self.owner is not None
-        request, network = attachment.request, attachment.network
-        secure = network.port_security if request.port_security is None else request.port_security
-        dhcpv4_options, dhcpv6_options = self._dhcp(attachment)
-        hostname = self.owner.hostname or self.owner.key.name
-        # OVN puts the text into an action as it is: a string stands in quotes there.
-        extra = {"hostname": f'"{hostname}"'} if dhcpv4_options is not None else {}
-        if request.egress_rate:
-            extra |= {"qos_max_rate": str(request.egress_rate), "qos_burst": str(request.egress_rate)}
-        dns = ""
-        if network.dns_domain:
-            dns = " ".join((f"{self.owner.key.name}.{self.owner.key.namespace}.{network.dns_domain}", *map(str, lease.ips)))
-        # Written with the pin, and left there when the VMI goes: a UID of the past does no harm, a write of its own does.
-        vmi_uid = self.owner.vmi_uid if placement.requested else ""
-        vmi_uid = vmi_uid or (present.external_id(ports.VMI_UID) if present else "")
-        external_ids = {
-            ports.CLUSTER: self.world.cluster,
-            ports.VM: str(self.owner.key),
-            ports.VM_UID: self.owner.uid,
-            ports.VMI_UID: vmi_uid,
-            ports.INTERFACE: attachment.interface.name,
-            ports.NETWORK: network.name,
-            ports.EXTRA_OPTIONS: ",".join(sorted(extra)),
-        }
-        port = Port(
-            name=attachment.port,
-            switch=network.logical_switch,
-            addresses=(" ".join((lease.mac, *map(str, lease.ips))),),
-            port_security=self._security(attachment, lease) if secure else (),
-            enabled=attachment.interface.state != "down",
-            options=tuple(sorted(extra.items())),
-            dhcpv4=dhcpv4_options,
-            dhcpv6=dhcpv6_options,
-            dns=dns,
-            external_ids=tuple(sorted((key, value) for key, value in external_ids.items() if value)),
-        )
-        return _placed(port, placement)
 
-    def _dhcp(self, attachment: _Attachment) -> tuple[DhcpOptions | None, DhcpOptions | None]:
-        """What OVN's DHCP answers there, by family."""
-        subnets = {subnet.version: subnet for subnet in attachment.network.subnets}
-        network, request = attachment.network, attachment.request
-        found = dhcpv4(network, subnets[4], request.dhcpv4_options) if 4 in subnets else None
-        if isinstance(found, str):
-            self.problems.append(Problem(problems.INVALID_REQUEST, found))
-            found = None
-        return found, dhcpv6(network, subnets[6], request.dhcpv6_options) if 6 in subnets else None
-
-    def _security(self, attachment: _Attachment, lease: Lease) -> tuple[str, ...]:
-        """What the guest may send from: its own MAC and addresses, and the further ones that it asked for."""
-        entries: dict[str, list[str]] = {lease.mac: [str(ip) for ip in lease.ips]}
-        for pair in attachment.request.pairs:
-            entries.setdefault(pair.mac or lease.mac, []).append(str(pair.ip))
-        return tuple(sorted(" ".join((mac, *dict.fromkeys(ips))) for mac, ips in entries.items()))
+def _same(attachment: Attachment, port: str, interface: str) -> bool:
+    """What was recorded of this port or interface is this attachment's: either may have been renamed since."""
+    return attachment.port == port or attachment.interface.name == interface
 
 
 def _by_request(held: list[Lease], request: Request) -> tuple[Lease, ...]:
     """Request before record before row: a row with what is asked for is younger than a record without."""
     unique = [lease for index, lease in enumerate(held) if lease.ips not in [other.ips for other in held[:index]]]
     return tuple(sorted(unique, key=lambda lease: not set(request.ips) <= set(lease.ips)))
-
-
-def _placed(port: Port, placement: Placement) -> Port:
-    external_ids = {key: value for key, value in port.external_ids if key != ports.MIGRATION}
-    if placement.migration:
-        external_ids[ports.MIGRATION] = placement.migration
-    port = replace(port, external_ids=tuple(sorted(external_ids.items())))
-    return ports.with_options(port, requested_chassis=",".join(placement.requested), activation_strategy=placement.strategy)
 
 
 def _lease_of(port: Port) -> Lease | None:

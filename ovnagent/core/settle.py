@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from ovnagent.core import problems
 from ovnagent.core.addresses import Book, Books, Claim, Foreign, Grant, Holder
 from ovnagent.core.networks import AddressRange, IPAddress, Subnet
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease
+from ovnagent.core.requests import Pair
 
 PROBE_LIMIT = 1 << 20
 """Addresses looked at for a free one: more than any IPv4 pool in use has; an IPv6 pool is never that full."""
@@ -25,12 +27,38 @@ def settle(claims: Sequence[Claim], books: Books, foreign: Mapping[str, Foreign]
     """Grant what can be granted and enter it into the books (one per logical switch)."""
     for claim in sorted(claims, key=lambda claim: (len(claim.held) > 1, claim.order)):
         _take_possession(claim, books[claim.network.logical_switch])
-    return {
-        claim.holder: _grant(
-            claim, books[claim.network.logical_switch], foreign.get(claim.network.logical_switch, Foreign())
-        )
-        for claim in sorted(claims, key=lambda claim: (_rank(claim), claim.order))
-    }
+    shares = {claim.holder: _share(claim, books, foreign) for claim in claims}  # before anything of it is given away
+    grants = {}
+    for claim in sorted(claims, key=lambda claim: (_rank(claim), claim.order)):
+        switch = claim.network.logical_switch
+        grant = _grant(claim, books[switch], foreign.get(switch, Foreign()))
+        pairs, troubles = shares[claim.holder]
+        grants[claim.holder] = replace(grant, pairs=pairs, problems=(*grant.problems, *troubles))
+    return grants
+
+
+def _share(claim: Claim, books: Books, foreign: Mapping[str, Foreign]) -> tuple[tuple[Pair, ...], list[Problem]]:
+    """Those of the further addresses that the guest may use, and why not the others."""
+    switch = claim.network.logical_switch
+    book, others = books[switch], foreign.get(switch, Foreign())
+    granted, troubles = [], []
+    for pair in claim.request.pairs:
+        subnet = next((subnet for subnet in claim.network.subnets if pair.ip in subnet), None)
+        reason, conflict = problems.ADDRESS_REFUSED, ""
+        if subnet is None:
+            conflict = f"which no subnet of network {claim.network.name} contains"
+        elif sentence := subnet.refuse(pair.ip, reserved=False):
+            conflict = f"which {sentence}"
+        elif holder := book.conflict(claim.holder, (pair.ip,), ""):
+            reason, conflict = problems.ADDRESS_CONFLICT, f"which VM {holder.key} holds as its own"
+        elif user := others.ips.get(str(pair.ip)):
+            reason, conflict = problems.ADDRESS_CONFLICT, f"which {user} uses"
+        if conflict:
+            troubles.append(Problem(reason, f"{claim.request.pairs_key} asks for {pair.ip}, {conflict}", (str(pair.ip),)))
+        else:
+            granted.append(pair)
+    books.shares_changed |= book.share(claim.holder, frozenset(pair.ip for pair in granted))
+    return tuple(granted), troubles
 
 
 def _take_possession(claim: Claim, book: Book) -> None:
@@ -121,7 +149,7 @@ def _address(
             if lease is current or _refusal(claim, ip, subnet, book, foreign) is None:
                 return ip, None
     for ip in _candidates(claim, subnet, pool):
-        if ip not in book.ips and str(ip) not in foreign.ips and subnet.refuse(ip) is None:
+        if ip not in book.ips and ip not in book.shared and str(ip) not in foreign.ips and subnet.refuse(ip) is None:
             return ip, None
     where = (
         f"the pool of {request.pool_key}" if pool else f"IPv{version} subnet {subnet.cidr} of network {claim.network.name}"
@@ -141,6 +169,11 @@ def _refusal(claim: Claim, ip: IPAddress, subnet: Subnet, book: Book, foreign: F
             problems.ADDRESS_CONFLICT,
             f"{key} asks for {ip}, which VM {holder.key} holds; choose another address, or delete that VM first",
             (str(ip),),
+        )
+    if sharers := book.shared.get(ip, set()) - {claim.holder}:
+        names = ", ".join(sorted({str(sharer.key) for sharer in sharers}))
+        return Problem(
+            problems.ADDRESS_CONFLICT, f"{key} asks for {ip}, which is an allowed address pair of VM {names}", (str(ip),)
         )
     if (user := foreign.ips.get(str(ip))) is not None:
         return Problem(
