@@ -76,7 +76,7 @@ def plan(cases: Sequence[Case], world: World) -> list[Result]:
     drafts = [_Draft(case, world) for case in cases]
     for draft in drafts:
         draft.release()
-    grants = settle([claim for draft in drafts for claim in draft.claims()], world.books, world.foreign)
+    grants = settle([claim for draft in drafts for claim in draft.claims()], world.books, world.foreign, world.holders)
     return [_virtual(draft.case, world) if draft.case.facts.key == NO_VM else draft.result(grants) for draft in drafts]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ovnagent.core import problems
@@ -18,31 +18,46 @@ from ovnagent.core.networks import AddressRange, IPAddress, Subnet
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease
 from ovnagent.core.requests import Pair
+from ovnagent.core.shared import virtual_name
 
 PROBE_LIMIT = 1 << 20
 """Addresses looked at for a free one: more than any IPv4 pool in use has; an IPv6 pool is never that full."""
 
 
-def settle(claims: Sequence[Claim], books: Books, foreign: Mapping[str, Foreign]) -> dict[Holder, Grant]:
-    """Grant what can be granted and enter it into the books (one per logical switch)."""
+def settle(
+    claims: Sequence[Claim], books: Books, foreign: Mapping[str, Foreign], ports: Container[str] = ()
+) -> dict[Holder, Grant]:
+    """Grant what can be granted and enter it into the books (one per logical switch). `ports`: the names of the ports that
+    are there; an address that has a virtual port is shared already."""
     for claim in sorted(claims, key=lambda claim: (len(claim.held) > 1, claim.order)):
         _take_possession(claim, books[claim.network.logical_switch])
-    shares = {claim.holder: _share(claim, books, foreign) for claim in claims}  # before anything of it is given away
-    grants = {}
-    for claim in sorted(claims, key=lambda claim: (_rank(claim), claim.order)):
+    sharing = [
+        claim for claim in claims if claim.request.pairs or claim.holder in books[claim.network.logical_switch].shares
+    ]
+    for claim in sharing:
         switch = claim.network.logical_switch
-        grant = _grant(claim, books[switch], foreign.get(switch, Foreign()))
-        pairs, troubles = shares[claim.holder]
-        grants[claim.holder] = replace(grant, pairs=pairs, problems=(*grant.problems, *troubles))
+        _share(claim, [pair for pair in claim.request.pairs if virtual_name(pair.ip, switch) in ports], books, foreign)
+    grants: dict[Holder, Grant] = {}
+    ranked = sorted(claims, key=lambda claim: (_rank(claim), claim.order))
+    asking = [claim for claim in ranked if _rank(claim) == 0]
+    for claim in asking:
+        grants[claim.holder] = _grant(claim, books, foreign)
+    shares = {claim.holder: _share(claim, claim.request.pairs, books, foreign) for claim in sharing}
+    for claim in ranked[len(asking) :]:
+        grants[claim.holder] = _grant(claim, books, foreign)
+    for holder, (pairs, troubles) in shares.items():
+        grants[holder] = replace(grants[holder], pairs=pairs, problems=(*grants[holder].problems, *troubles))
     return grants
 
 
-def _share(claim: Claim, books: Books, foreign: Mapping[str, Foreign]) -> tuple[tuple[Pair, ...], list[Problem]]:
+def _share(
+    claim: Claim, asked: Sequence[Pair], books: Books, foreign: Mapping[str, Foreign]
+) -> tuple[tuple[Pair, ...], list[Problem]]:
     """Those of the further addresses that the guest may use, and why not the others."""
     switch = claim.network.logical_switch
     book, others = books[switch], foreign.get(switch, Foreign())
     granted, troubles = [], []
-    for pair in claim.request.pairs:
+    for pair in asked:
         subnet = next((subnet for subnet in claim.network.subnets if pair.ip in subnet), None)
         reason, conflict = problems.ADDRESS_REFUSED, ""
         if subnet is None:
@@ -79,7 +94,9 @@ def _rank(claim: Claim) -> int:
     return 3
 
 
-def _grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
+def _grant(claim: Claim, books: Books, all_foreign: Mapping[str, Foreign]) -> Grant:
+    book = books[claim.network.logical_switch]
+    foreign = all_foreign.get(claim.network.logical_switch, Foreign())
     current = book.leases.get(claim.holder)
     troubles = [Problem(problems.INVALID_REQUEST, error) for error in claim.request.errors]
     granted: list[IPAddress] = []

@@ -6,11 +6,17 @@ from collections.abc import Iterator
 
 from ovnagent.core import ports
 from ovnagent.core.addresses import Books
+from ovnagent.core.networks import IPAddress
 from ovnagent.core.ports import Port
 from ovnagent.core.vm import VmKey
 
 NO_VM = VmKey("", "")
 """Whose virtual ports are: they belong to all VMs that share the address, and to none."""
+
+
+def virtual_name(ip: IPAddress, switch: str) -> str:
+    """The name of the virtual port of an address."""
+    return f"{ip}.{switch}"
 
 
 def virtual_ports(cluster: str, books: Books) -> Iterator[Port]:
@@ -20,7 +26,7 @@ def virtual_ports(cluster: str, books: Books) -> Iterator[Port]:
         options = {"virtual-ip": str(ip), "virtual-parents": ",".join(sorted(holder.port for holder in holders))}
         external_ids = {ports.CLUSTER: cluster, ports.EXTRA_OPTIONS: ",".join(sorted(options))}
         yield Port(
-            name=f"{ip}.{switch}",
+            name=virtual_name(ip, switch),
             switch=switch,
             type="virtual",
             options=tuple(sorted(options.items())),
