@@ -275,7 +275,8 @@ class Reconciler:
             )
             if self.seen[result.key].watched - before.watched:
                 self.dirty.add((result.key,))  # once more, with what SB says
-        if group and result.key in self.drifted and before.facts == case.facts and not before.watched:
+        unchanged = before.facts == case.facts and not before.watched and result.key != NO_VM
+        if group and result.key in self.drifted and unchanged:
             self.metrics.drift.inc(len(group))
             LOG.warning("drift repaired", extra={"vm": result.key, "rows": len(group), "reason": "NB was changed by others"})
         if result.owner is None and case.facts.empty:

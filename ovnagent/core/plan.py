@@ -186,6 +186,7 @@ class _Draft:
         for switch, holder in self.world.books.of(self.case.facts.key):
             if (switch, holder) in keep or holder.port in self.retained:
                 continue
+            self.world.books.shares_changed |= holder in self.world.books[switch].shares
             if self._continues(holder.uid) and any(holder.port == kept.port for _, kept in keep):
                 self.world.books[switch].rename(holder, self._holder(holder.port))
                 continue

@@ -44,7 +44,7 @@ metadata: {{name: {name}, namespace: default}}
 spec:
   runStrategy: Always
   template:
-    metadata: {{annotations: {{}}}}
+    metadata: {{annotations: {{blue.default.kubernetes.io/allowed_address_pairs: 192.168.10.99}}}}
     spec:
       domain: {{devices: {{interfaces: [{{name: net, {binding}}}]}}}}
       networks: [{{name: net, multus: {{networkName: {nad}}}}}]
@@ -98,6 +98,23 @@ def test_guests_reach_each_other_by_name_and_over_the_router(tenants: Lab, peer:
     assert tenants.ovn.addresses(BETA)[1] in peer.shell(alpha, "nslookup -type=aaaa beta.default.vm.example")
     gamma = tenants.ovn.addresses(GAMMA)[0]
     wait_for(lambda: " 0% packet loss" in peer.shell(alpha, f"ping -c 1 -W 3 {gamma}"), 20, "a ping to the other switch")
+
+
+def test_an_address_that_two_guests_share_follows_who_announces_it(tenants: Lab, peer: Peer) -> None:
+    """As keepalived does it; the virtual port tells routers where it is."""
+    moved = "ip addr add 192.168.10.99/32 dev eth0; arping -U -c 3 -I eth0 192.168.10.99"
+    for port, other in ((ALPHA, BETA), (BETA, ALPHA)):
+        peer.shell(tenants.ovn.addresses(other)[0], "ip addr del 192.168.10.99/32 dev eth0")
+        peer.shell(tenants.ovn.addresses(port)[0], moved)
+        bound = ("--bare", "--columns=virtual_parent", "find", "Port_Binding", 'logical_port="192.168.10.99.blue"')
+        wait_for(lambda bound=bound, port=port: tenants.ovn.sbctl(*bound).strip() == port, 10, f"the address is with {port}")
+        gamma = tenants.ovn.addresses(GAMMA)[0]
+        alpha = tenants.ovn.addresses(ALPHA)[0]
+        assert peer.ping("192.168.10.99", 10)
+        reached = "ping -c 1 -W 3 192.168.10.99"
+        # gamma is on the other switch: its packets take the router. Its shell is reached from alpha.
+        told = f"printf '{reached}\\nexit\\n' | nc -w 8 {gamma} 8"
+        wait_for(lambda told=told, alpha=alpha: " 0% packet loss" in peer.shell(alpha, told), 20, "reached over the router")
 
 
 def test_a_guest_that_takes_anothers_address_is_not_heard(tenants: Lab, peer: Peer) -> None:

@@ -128,6 +128,61 @@ def test_a_second_interface_on_a_nad_leaves_the_port_of_the_first_alone_until_th
     assert desk.port("web.default.tenant.default.b").ips == second
 
 
+def running(desk: Desk, interfaces: list[dict[str, str]], networks: list[dict[str, object]]) -> None:
+    """The VM `web` and its VMI have these interfaces."""
+    desk.feed("MODIFIED", "virtualmachines", vm_object("web", interfaces=interfaces, networks=networks))
+    vmi = vmi_object("web", node="node1", interfaces=interfaces, networks=networks)
+    desk.feed("MODIFIED", "virtualmachineinstances", vmi)
+    desk.look()
+
+
+def test_an_unplugged_interface_keeps_its_port_while_a_launcher_has_it() -> None:
+    desk = desk_with()
+    inside = "pod" + "3e23e816003"  # sha256("b")
+    pod = pod_object("p1", "web", "node1", annotations=status((inside, "default/tenant", "0a:58:00:00:00:01")))
+    desk.feed("ADDED", "pods", pod)
+    running(desk, [{"name": "b", "bridge": {}}], NETWORKS[1:])
+    running(desk, [{"name": "b", "bridge": {}, "state": "absent"}], NETWORKS[1:])
+    assert desk.placed("web.default.tenant.default") == "chassis1"
+    desk.feed("MODIFIED", "pods", pod_object("p1", "web", "node1"))  # taken out of the launcher
+    desk.look()
+    assert desk.rows == {}
+
+
+def test_a_changed_nad_has_its_port_at_once_and_the_old_one_goes_with_the_last_launcher_that_uses_it() -> None:
+    blue = network("172.30.0.0/24", name="blue", switch="blue", pod_network=False, nads=("default/blue",))
+    desk = Desk(network(), TENANT, blue)
+    inside = "pod" + "ca978112ca1"  # sha256("a")
+    desk.feed(
+        "ADDED",
+        "pods",
+        pod_object("p1", "web", "node1", annotations=status((inside, "default/tenant", "0a:58:00:00:00:01"))),
+    )
+    running(desk, [{"name": "a", "bridge": {}}], NETWORKS[:1])
+    old = desk.port("web.default.tenant.default")
+    running(desk, [{"name": "a", "bridge": {}}], [{"name": "a", "multus": {"networkName": "blue"}}])
+    assert desk.port("web.default.tenant.default") == old
+    assert desk.port("web.default.blue.default").switch == "blue"
+    # KubeVirt migrates the VM by itself; the target has the new network, the source is done.
+    desk.feed("ADDED", "virtualmachineinstancemigrations", migration_object("m1", "web", "Running"))
+    moved = pod_object(
+        "p2", "web", "node2", migration="m1", annotations=status((inside, "default/blue", "0a:58:00:00:00:02"))
+    )
+    desk.feed("ADDED", "pods", moved)
+    desk.look()
+    assert desk.placed("web.default.blue.default") == "chassis1,chassis2 rarp"
+    desk.feed("MODIFIED", "pods", pod_object("p1", "web", "node1", phase="Succeeded"))
+    desk.look()
+    assert sorted(desk.rows) == ["web.default.blue.default"]
+
+
+def test_a_link_that_is_down_disables_the_port() -> None:
+    desk = Desk()
+    desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=[{"name": "default", "bridge": {}, "state": "down"}]))
+    desk.look()
+    assert not desk.port("web.default").enabled
+
+
 def test_an_address_that_two_share_is_nobody_s_own_and_has_a_virtual_port() -> None:
     desk = Desk()
     pairs = {"ovn.kubernetes.io/allowed_address_pairs": "10.16.0.50"}
