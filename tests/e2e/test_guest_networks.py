@@ -4,6 +4,8 @@ port security does to those who take another's address."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +62,14 @@ ALPHA, BETA, GAMMA = "alpha.default.blue.default", "beta.default.blue.default", 
 
 @pytest.fixture(scope="module")
 def tenants() -> Iterator[Lab]:
-    with Cluster("dhcp") as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="qemu") as kubevirt:
+    with three_guests("dhcp") as lab:
+        yield lab
+
+
+@contextmanager
+def three_guests(name: str, root: Path | None = None) -> Iterator[Lab]:
+    """alpha and beta on the blue network, gamma on the green one."""
+    with Cluster(name, root=root) as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="qemu") as kubevirt:
         lab = Lab(cluster, cluster.agent(TENANTS).start(), kubevirt)
         for name in ("blue", "green"):
             cluster.kube.apply(NAD.format(name=name))
