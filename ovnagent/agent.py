@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 from ovnagent.announce import Announcer
@@ -20,6 +21,7 @@ from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.reconciler import Reconciler
+from ovnagent.reload import Reloader
 from ovnagent.serve.http import Server
 from ovnagent.serve.metrics import Metrics
 
@@ -33,7 +35,8 @@ STALE_SECONDS = 30.0
 class Agent:
     """One agent: `start`, then `stop`. Several may run for one cluster; the Northbound lock decides which of them writes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, path: Path) -> None:
+        """`path`: the file of the configuration, which may change meanwhile."""
         self.metrics = Metrics()
         self.dirty = Dirty()
         self.kube = Kubernetes(
@@ -56,6 +59,9 @@ class Agent:
             config, self.dirty, self.kube, self.northbound, self.southbound, self.announcer, self.metrics
         )
         self.config = config
+        self.reloader = Reloader(
+            path, config, lambda: self.northbound.ports.values(), self._reconfigure, self.metrics.config_accepted.set
+        )
         self.failed = threading.Event()
         """The reconciler has ended by an error: the process must end."""
         self._thread = threading.Thread(target=self._reconcile, name="reconciler", daemon=True)
@@ -70,17 +76,23 @@ class Agent:
         self.northbound.start()
         self.southbound.start()
         self._thread.start()
+        self.reloader.start()
         if self.server is not None:
             self.server.start()
 
     def stop(self) -> None:
         """Within two seconds. The transaction under way is finished, the lock goes with the connection."""
         LOG.info("stopping", extra={"reason": "asked to"})
+        self.reloader.stop()
         self.reconciler.stop()
         self._thread.join(STOP_SECONDS)
         self.kube.stop(0.5)
         if self.server is not None:
             self.server.stop()
+
+    def _reconfigure(self, config: Config) -> None:
+        self.config = config
+        self.reconciler.reconfigure(config)
 
     # -- what happens elsewhere only says which VM to look at again
 
@@ -146,9 +158,9 @@ class Agent:
         metrics.pools(self.config.networks, reconciler.books)
 
 
-def run(config: Config) -> int:
+def run(config: Config, path: Path) -> int:
     """Run until SIGTERM or SIGINT; the process' exit status."""
-    agent = Agent(config)
+    agent = Agent(config, path)
     done = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ovnagent import agent
 
     logs.setup(options.log_format, options.log_level)
-    return agent.run(config)
+    return agent.run(config, options.config)
 
 
 def _parser() -> argparse.ArgumentParser:

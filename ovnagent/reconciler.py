@@ -87,6 +87,7 @@ class Reconciler:
         """VMs whose rows changed in NB, by whomever, since the last look at them."""
         self.drifted: set[VmKey] = set()
         """Those of them that are in this batch."""
+        self._next: Config | None = None
         self.leading = False
         self.failures = 0
         self.stopping = False
@@ -101,6 +102,9 @@ class Reconciler:
             if not self._may_write():
                 self.dirty.pause(IDLE_SECONDS)
                 continue
+            if self._next is not None:
+                self.config, self._next = self._next, None
+                self._begin_anew()
             batch, everything = self.dirty.take(IDLE_SECONDS)
             if self.stopping:
                 return
@@ -110,6 +114,13 @@ class Reconciler:
                     batch.setdefault(key, now)
             if batch or not self.in_sync or self.northbound.unused():
                 self._reconcile(batch)
+
+    def reconfigure(self, config: Config) -> None:
+        """Work by other networks from the next batch on. From any thread."""
+        networks = config.networks.all
+        self.northbound.watch((each.logical_switch for each in networks), (each.router for each in networks if each.router))
+        self._next = config
+        self.dirty.add_everything()
 
     def stop(self) -> None:
         """End `run` after the transaction under way."""
@@ -132,15 +143,19 @@ class Reconciler:
         self.northbound.acquire_lock()
         ready = self.northbound.synced and self.northbound.has_lock and self.southbound.ever_synced
         if ready and not self.leading:
-            # Another agent may have granted addresses meanwhile: the books follow from the rows and records anew.
+            # Another agent may have granted addresses meanwhile.
             LOG.info("leading", extra={"reason": "holding the Northbound lock, all views complete"})
-            self.books = Books(network.logical_switch for network in self.config.networks.all)
-            self.in_sync = False
-            self.dirty.add_everything()
+            self._begin_anew()
         elif self.leading and not self.northbound.has_lock:
             LOG.warning("not leading any more", extra={"reason": "the Northbound lock is lost"})
         self.leading = ready or (self.leading and self.northbound.has_lock)
         return ready
+
+    def _begin_anew(self) -> None:
+        """What is remembered of addresses may be wrong: the books follow from rows and records once more."""
+        self.books = Books(network.logical_switch for network in self.config.networks.all)
+        self.in_sync = False
+        self.dirty.add_everything()
 
     # -- one batch
 

@@ -160,9 +160,11 @@ def _address(
     former = (*((current,) if current else ()), *claim.wishes)
     for lease in former:
         for ip in lease.ips:
-            if ip.version != version or (pool and not any(ip in span for span in pool)) or ip not in subnet:
+            # What is held stays held, even where the configuration has reserved it since; and nobody takes a running
+            # guest its address because a subnet was changed.
+            here = ip in subnet or (lease is current and claim.running)
+            if ip.version != version or (pool and not any(ip in span for span in pool)) or not here:
                 continue
-            # What is held stays held, even where the configuration has reserved it since.
             if lease is current or _refusal(claim, ip, subnet, book, foreign) is None:
                 return ip, None
     for ip in _candidates(claim, subnet, pool):

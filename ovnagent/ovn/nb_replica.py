@@ -99,6 +99,19 @@ class NorthboundReplica(Replica):
 
     # -- which rows are asked for
 
+    @property
+    def wanted(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The switches and routers that the copy is about."""
+        return self.wanted_switches, self.wanted_routers
+
+    def watch(self, switches: frozenset[str], routers: frozenset[str]) -> None:
+        """Other switches and routers: every port is sorted in anew."""
+        self.complete = False
+        self.generation += 1
+        self.wanted_switches, self.wanted_routers = switches, routers
+        self._moved |= {str(row_id) for row_id in self.tables["Logical_Switch_Port"].rows} | self._switch_of.keys()
+        self._conditions_stale = True
+
     def watch_names(self, names: frozenset[str]) -> None:
         """Ask for ports of these names, on whatever switch and whosever they are."""
         self._watched_names = names

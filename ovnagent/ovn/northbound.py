@@ -68,6 +68,12 @@ class Northbound:
     def _make(self, remote: str, helper: Any, leader_only: bool) -> NorthboundReplica:
         return NorthboundReplica(remote, helper, leader_only, self.cluster, self._switches, self._routers, self._listeners)
 
+    def watch(self, switches: Iterable[str], routers: Iterable[str]) -> None:
+        """Other switches and routers than before: the copy is complete again when it holds all that concerns them."""
+        wanted = self._switches, self._routers = frozenset(switches), frozenset(routers)
+        if (replica := self._replica) is not None:
+            self.database.request(lambda: replica.watch(*wanted))
+
     def start(self) -> None:
         self.database.start()
 
@@ -85,7 +91,7 @@ class Northbound:
     def synced(self) -> bool:
         """The copy is complete: own ports, foreign ports on the configured switches, and it is being kept up to date."""
         replica = self._replica
-        return replica is not None and replica.complete
+        return replica is not None and replica.complete and replica.wanted == (self._switches, self._routers)
 
     @property
     def generation(self) -> int:

@@ -35,6 +35,9 @@ class Metrics:
         self.replica_age = Gauge(
             "ovnagent_replica_age_seconds", "Seconds for which a source has not been heard of.", ["replica"], registry=r
         )
+        self.config_accepted = Gauge(
+            "ovnagent_config_last_reload_successful", "0 while the configuration's file says what was refused.", registry=r
+        )
         self.sweep_held = Gauge(
             "ovnagent_sweep_held_ports", "Ports whose deletion waits for an operator's go-ahead.", registry=r
         )
