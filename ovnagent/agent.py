@@ -105,7 +105,7 @@ class Agent:
 
     def _inventory_changed(self) -> None:
         """What others use changed: VMs that wait for something may get it now, and a held sweep its go-ahead."""
-        if self.reconciler.guard.held_ports:
+        if self.reconciler.guard.held_ports or self.reconciler.guard.orphaned:
             self.dirty.add_everything()
         self.dirty.add(self.reconciler.troubled())
 

@@ -168,7 +168,9 @@ class Reconciler:
         gone = {key for key in batch if facts[key].empty}
         held = self.guard.held(gone, self.kube, self.northbound)
         cases = [self._case(facts[key]) for key in batch if key not in held]
-        results = plan(cases, self._world())
+        if not self.in_sync or self.guard.orphaned:
+            self.guard.look_at_networks(set(self.config.networks.names()), self.northbound)
+        results = [self.guard.spare(result) for result in plan(cases, self._world())]
         self.metrics.reconcile.observe(time.monotonic() - started)
         if self.books.shares_changed:
             self.dirty.add((NO_VM,))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
+from ovnagent.core.plan import Result
+from ovnagent.core.ports import NETWORK
 from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
 from ovnagent.kube.kubernetes import Kubernetes
@@ -24,6 +27,9 @@ class SweepGuard:
     def __init__(self, announce: Callable[[str], None]) -> None:
         self._announce = announce
         self.held_ports = 0
+        self.orphaned: frozenset[str] = frozenset()
+        """Networks that the configuration does not name any more, and on which more than half of all ports are: those
+        ports stay."""
 
     def held(self, gone: set[VmKey], kube: Kubernetes, northbound: Northbound) -> set[VmKey]:
         """Of the VMs of which nothing is left, those whose rows must stay for now."""
@@ -32,12 +38,7 @@ class SweepGuard:
         unseen = (northbound.vm_keys() - {NO_VM} - kube.keys()) - kube.store.seen_deleted()
         at_stake = sum(len(northbound.ports_of(key)) for key in unseen)
         owned = len(northbound.ports)
-        if at_stake <= FEW or at_stake * 2 <= owned:
-            self.held_ports = 0
-            return set()
-        if northbound.global_external_id(APPROVAL) == northbound.cluster:
-            LOG.warning("sweep approved", extra={"ports": at_stake, "of": owned})
-            northbound.set_global_external_id(APPROVAL, "")
+        if at_stake <= FEW or at_stake * 2 <= owned or self._approved(northbound, at_stake):
             self.held_ports = 0
             return set()
         if self.held_ports != at_stake:
@@ -48,3 +49,32 @@ class SweepGuard:
             )
         self.held_ports = at_stake
         return gone & unseen
+
+    def look_at_networks(self, configured: set[str], northbound: Northbound) -> None:
+        """A network may be missing from the configuration by mistake: see `orphaned`."""
+        rows = [row.port.external_id(NETWORK) for row in northbound.ports.values()]
+        lost = [name for name in rows if name and name not in configured]
+        if len(lost) <= FEW or len(lost) * 2 <= len(rows) or self._approved(northbound, len(lost)):
+            self.orphaned = frozenset()
+            return
+        if self.orphaned != frozenset(lost):
+            self._announce(
+                f"{len(lost)} of {len(rows)} ports are on networks that the configuration does not name: "
+                f"{', '.join(sorted(set(lost)))}. They stay. If they shall go: ovn-nbctl set NB_Global . "
+                f"external_ids:{APPROVAL}={northbound.cluster}"
+            )
+        self.orphaned = frozenset(lost)
+
+    def spare(self, result: Result) -> Result:
+        """The result without the deletions that are held."""
+        if not self.orphaned:
+            return result
+        obsolete = tuple(row for row in result.obsolete if row.port.external_id(NETWORK) not in self.orphaned)
+        return replace(result, obsolete=obsolete)
+
+    def _approved(self, northbound: Northbound, ports: int) -> bool:
+        if northbound.global_external_id(APPROVAL) != northbound.cluster:
+            return False
+        LOG.warning("sweep approved", extra={"ports": ports, "of": len(northbound.ports)})
+        northbound.set_global_external_id(APPROVAL, "")
+        return True

@@ -103,3 +103,19 @@ def test_a_subnet_is_changed_under_a_running_vm(lab: Lab, file: File) -> None:
     assert lab.ovn.addresses(port) == [address]
     lab.kubevirt.stop_vm("default", "web")
     wait_for(lambda: any(ip.startswith("172.30.") for ip in lab.ovn.addresses(port)), 20, "an address of the new subnet")
+
+
+def test_a_network_that_is_missing_at_a_start_costs_nobody_his_port(lab: Lab, file: File) -> None:
+    wide = {**EXTRA, "subnets": [{"cidr": "172.31.0.0/24", "gateway": "172.31.0.1"}]}
+    file.write(networks=file.networks(wide))
+    for number in range(12):
+        lab.create(f"vm{number}", strategy="Halted", logical_switch="extra")
+    wait_for(lambda: lab.agent.metric("ovnagent_ports") == 12, 20, "twelve ports")
+    lab.agent.stop()
+    file.write()
+    lab.agent.start()
+    file.said("12 of 12 ports are on networks that the configuration does not name: extra. They stay")
+    assert lab.agent.metric("ovnagent_ports") == 12
+    file.write(networks=file.networks(wide))
+    wait_for(lambda: lab.agent.metric("ovnagent_problems") == 0, 10, "all is well again")
+    assert lab.agent.metric("ovnagent_ports") == 12
