@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ovnagent import __version__, logs
 from ovnagent.config import Config, ConfigError, load
+from ovnagent.observer import CannotLookError, Observer
 
 DESCRIPTION = """\
 Gives every KubeVirt virtual machine logical switch ports of its own in OVN: named after the VM, with addresses that stay
 the same for as long as the VM exists, and bound to the right chassis at every moment, also while the VM migrates."""
 
 EPILOG = """\
-exit status: 0 done, 1 an error in the configuration or while running, 2 wrong usage.
-The configuration is described in docs/configuration.md."""
+exit status: 0 done; 1 an error in the configuration or while running (check: something is not as it should be);
+2 wrong usage; 3 Kubernetes or OVN could not be looked at.
+The configuration is described in docs/configuration.md, the commands in docs/commands.md."""
+
+DEFAULT_CONFIG = "/etc/ovnagent/config.yaml"
+SETTLE_SECONDS = 2.0
+"""Between the two looks of `check`: an agent that works has put right by then what it is about to."""
+WATCH_SECONDS = 1.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,13 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
         for line in error.errors:
             print(f"{options.config}: {line}", file=sys.stderr)
         return 1
-    if options.command == "check-config":
-        print(summary(config))
+    command: Callable[[argparse.Namespace, Config], int] = options.function
+    try:
+        return command(options, config)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as `head` does
         return 0
-    from ovnagent import agent
-
-    logs.setup(options.log_format, options.log_level)
-    return agent.run(config, options.config)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "ovnagent", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"ovnagent {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser(
         "run",
@@ -49,19 +60,151 @@ def _parser() -> argparse.ArgumentParser:
         description="Watch KubeVirt and keep OVN's Northbound database as it should be. Several agents may run for one "
         "cluster: the one that holds the lock in the Northbound database writes, the others stand by.",
     )
-    run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration (YAML)")
+    _add_config(run)
     run.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="text: key=value (default); json: an object a line"
     )
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
+    run.set_defaults(function=_run)
 
-    check = commands.add_parser(
+    check_config = commands.add_parser(
         "check-config",
         help="check a configuration and say what it means",
         description="Check a configuration completely: every error is printed, one a line, with the path of its field.",
     )
-    check.add_argument("config", type=Path, metavar="FILE", help="the configuration (YAML)")
+    check_config.add_argument("config", type=Path, metavar="FILE", help="the configuration (YAML)")
+    check_config.set_defaults(function=_check_config)
+
+    ports = commands.add_parser(
+        "ports",
+        help="show the ports of VMs",
+        description="Show VMs' ports: addresses, the chassis that each should be bound on (source,target in a live "
+        "migration) and those on which it is, and what is in trouble. Reads only.",
+    )
+    ports.add_argument("vm", nargs="?", default="", metavar="VM", help="the ports of this VM only")
+    ports.add_argument("-n", "--namespace", default="", metavar="NS", help="the ports of this namespace only")
+    ports.add_argument("-w", "--watch", action="store_true", help="go on, and print each line that changes")
+    _add_output(ports, ("table", "wide", "json", "yaml"))
+    _add_config(ports)
+    ports.set_defaults(function=_ports)
+
+    check = commands.add_parser(
+        "check",
+        help="say what is not as it should be",
+        description="Compare what is with what should be: rows that are missing, changed or left over, addresses used "
+        "twice, chassis that are gone, ports that are not bound, VMs in trouble. One line each. What an agent that works "
+        "puts right within two seconds is no finding. Reads only. Exit status 1 if there is a finding.",
+    )
+    _add_output(check, ("table", "json", "yaml"))
+    _add_config(check)
+    check.set_defaults(function=_check)
+
+    pools = commands.add_parser(
+        "pools",
+        help="show the address pools",
+        description="Show how many addresses of each network are used and free; -o wide: and who holds which. Reads only.",
+    )
+    _add_output(pools, ("table", "wide", "json", "yaml"))
+    _add_config(pools)
+    pools.set_defaults(function=_pools)
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    default = os.environ.get("OVNAGENT_CONFIG", DEFAULT_CONFIG)
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path(default),
+        metavar="FILE",
+        help=f"the configuration (YAML); default: $OVNAGENT_CONFIG, else {DEFAULT_CONFIG}",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
+    parser.add_argument("-o", "--output", choices=formats, default="table", help="default: table")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, metavar="SECONDS", help="how long Kubernetes and OVN may take; default: 30"
+    )
+
+
+def _run(options: argparse.Namespace, config: Config) -> int:
+    from ovnagent import agent
+
+    logs.setup(options.log_format, options.log_level)
+    return agent.run(config, options.config)
+
+
+def _check_config(_: argparse.Namespace, config: Config) -> int:
+    print(summary(config))
+    return 0
+
+
+def _ports(options: argparse.Namespace, config: Config) -> int:
+    from ovnagent import report
+
+    def look(observer: Observer) -> list[report.PortLine]:
+        return report.port_lines(observer.look(), options.namespace, options.vm)
+
+    def text(lines: list[report.PortLine]) -> str:
+        return report.render(lines, options.output, report.PORT_COLUMNS, report.PORT_COLUMNS_WIDE)
+
+    def show(observer: Observer) -> int:
+        lines = look(observer)
+        print(text(lines), flush=True)
+        while options.watch:
+            time.sleep(WATCH_SECONDS)
+            before, lines = set(lines), look(observer)
+            if news := [line for line in lines if line not in before]:
+                printed = text(news)
+                tabular = options.output in ("table", "wide")
+                print(printed.partition("\n")[2] if tabular else printed, flush=True)
+        if options.vm and not lines:
+            print(f"no port, and no trouble, of VM {options.vm}: is there such a VM?", file=sys.stderr)
+        return 0
+
+    return _observe(options, config, show)
+
+
+def _check(options: argparse.Namespace, config: Config) -> int:
+    from ovnagent import report
+
+    def show(observer: Observer) -> int:
+        def second_look() -> list[report.Finding]:
+            time.sleep(SETTLE_SECONDS)
+            return report.findings(observer.look())
+
+        found = report.twice(report.findings(observer.look()), second_look)
+        if options.output == "table":
+            for finding in found:
+                print(f"{finding.kind}  {finding.what}: {finding.message}")
+            print(f"{len(found)} findings" if found else "everything is as it should be", file=sys.stderr)
+        else:
+            print(report.render(found, options.output, ()))
+        return 1 if found else 0
+
+    return _observe(options, config, show)
+
+
+def _pools(options: argparse.Namespace, config: Config) -> int:
+    from ovnagent import report
+
+    def show(observer: Observer) -> int:
+        columns = report.POOL_COLUMNS
+        print(report.render(report.pool_lines(observer.look()), options.output, columns, (*columns, "holders")))
+        return 0
+
+    return _observe(options, config, show)
+
+
+def _observe(options: argparse.Namespace, config: Config, show: Callable[[Observer], int]) -> int:
+    logs.setup("text", "error")
+    try:
+        with Observer(config, options.timeout) as observer:
+            return show(observer)
+    except CannotLookError as error:
+        print(error, file=sys.stderr)
+        return 3
 
 
 def summary(config: Config) -> str:

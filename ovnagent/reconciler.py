@@ -170,7 +170,8 @@ class Reconciler:
         cases = [self._case(facts[key]) for key in batch if key not in held]
         if not self.in_sync or self.guard.orphaned:
             self.guard.look_at_networks(set(self.config.networks.names()), self.northbound)
-        results = [self.guard.spare(result) for result in plan(cases, self._world())]
+        world = world_of(self.config, self.books, self.kube, self.northbound, self.southbound)
+        results = [self.guard.spare(result) for result in plan(cases, world)]
         self.metrics.reconcile.observe(time.monotonic() - started)
         if self.books.shares_changed:
             self.dirty.add((NO_VM,))
@@ -198,22 +199,6 @@ class Reconciler:
         if self.southbound.connected:
             bindings = {name: binding for name in seen.watched if (binding := self.southbound.binding(name))}
         return Case(facts, where, now - seen.since, present, bindings)
-
-    def _world(self) -> World:
-        northbound = self.northbound
-        return World(
-            cluster=self.config.cluster,
-            networks=self.config.networks,
-            books=self.books,
-            chassis=ChassisTable(self.southbound.chassis_by_hostname, self.kube.node_chassis()),
-            foreign={
-                switch: Foreign(northbound.taken(switch), northbound.taken_macs(switch))
-                for switch in {network.logical_switch for network in self.config.networks.all}
-            },
-            names=northbound.foreign_names,
-            holders=northbound.ports,
-            nads=self.kube.nads(),
-        )
 
     def _commit(self, results: Sequence[Result], cases: Sequence[Case], batch: Mapping[VmKey, float]) -> bool:
         """Write the difference. False: nothing could be written, and all of it stays dirty."""
@@ -310,6 +295,23 @@ class Reconciler:
         holder = case.facts.vm if ref.kind == "VirtualMachine" else case.facts.vmi
         if holder is not None and holder.record != result.record:
             self.kube.records.put(ref, result.record)
+
+
+def world_of(config: Config, books: Books, kube: Kubernetes, northbound: Northbound, southbound: Southbound) -> World:
+    """What a plan needs to know of the surroundings, as it is now."""
+    return World(
+        cluster=config.cluster,
+        networks=config.networks,
+        books=books,
+        chassis=ChassisTable(southbound.chassis_by_hostname, kube.node_chassis()),
+        foreign={
+            switch: Foreign(northbound.taken(switch), northbound.taken_macs(switch))
+            for switch in {network.logical_switch for network in config.networks.all}
+        },
+        names=northbound.foreign_names,
+        holders=northbound.ports,
+        nads=kube.nads(),
+    )
 
 
 def changes(result: Result, present: Sequence[PresentPort]) -> list[Change]:

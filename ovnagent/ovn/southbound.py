@@ -37,8 +37,13 @@ class SouthboundReplica(Replica):
         self._chassis_changed = chassis_changed
         self._dirty: set[str] = set()
         self._chassis_dirty = True
+        self.asked_for_all = False
         super().__init__(remote, helper, leader_only)
         self.watch(frozenset())
+
+    def watch_all(self) -> None:
+        self.asked_for_all = True
+        self.cond_change("Port_Binding", [True])
 
     def watch(self, ports: frozenset[str]) -> None:
         """Ask for the Port_Binding of these ports, and of no others."""
@@ -108,6 +113,7 @@ class Southbound:
         # Any member of a cluster will do: nothing is written here.
         self.database = Database("OVN_Southbound", endpoints, COLUMNS, self._make, False, tls)
         self._watched: frozenset[str] = frozenset()
+        self._watches_all = False
 
     def _make(self, remote: str, helper: Any, leader_only: bool) -> SouthboundReplica:
         return SouthboundReplica(remote, helper, leader_only, *self._listeners)
@@ -144,6 +150,22 @@ class Southbound:
         if replica is not None and ports != self._watched:
             watched = self._watched = frozenset(ports)
             self.database.request(lambda: replica.watch(watched))
+
+    def watch_all(self) -> bool:
+        """Watch all of them (for people who look at everything); whether all are there."""
+        replica = self._replica
+        if replica is None or not replica.complete:
+            return False
+        if not self._watches_all:
+            self._watches_all = True
+            self.database.request(replica.watch_all)
+            return False
+        return replica.asked_for_all and replica.conditions_met
+
+    @property
+    def bindings(self) -> Mapping[str, Binding]:
+        """Port name -> where it is bound, of the watched ports."""
+        return self._replica.bindings if self._replica is not None else {}
 
     def binding(self, port: str) -> Binding | None:
         """Where a watched port is bound; None where that is not known."""
