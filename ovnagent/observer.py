@@ -16,12 +16,12 @@ from ovnagent.core.placement import Binding, locate
 from ovnagent.core.plan import Case, Result, World, plan
 from ovnagent.core.ports import PresentPort
 from ovnagent.core.vm import VmKey
+from ovnagent.difference import world_of
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn import json_parser
 from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
 from ovnagent.ovn.southbound import Southbound
-from ovnagent.reconciler import world_of
 
 
 class CannotLookError(Exception):

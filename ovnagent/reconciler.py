@@ -14,17 +14,16 @@ from dataclasses import dataclass, replace
 
 from ovnagent.announce import Announcer, object_ref
 from ovnagent.config import Config
-from ovnagent.core.addresses import Books, Foreign
-from ovnagent.core.placement import Binding, ChassisTable, Situation, Whereabouts, locate
-from ovnagent.core.plan import Case, Result, World, plan
-from ovnagent.core.ports import PresentPort
+from ovnagent.core.addresses import Books
+from ovnagent.core.placement import Binding, Situation, Whereabouts, locate
+from ovnagent.core.plan import Case, Result, plan
 from ovnagent.core.problems import PORT_REFUSED, Problem
-from ovnagent.core.routers import router_ports
 from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import Facts, VmKey
+from ovnagent.difference import changes, infrastructure, world_of
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
-from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, PutRouterPort, UpdatePort
+from ovnagent.ovn.changes import Change
 from ovnagent.ovn.northbound import Northbound, NotCommittedError
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
@@ -202,7 +201,7 @@ class Reconciler:
 
     def _commit(self, results: Sequence[Result], cases: Sequence[Case], batch: Mapping[VmKey, float]) -> bool:
         """Write the difference. False: nothing could be written, and all of it stays dirty."""
-        groups: list[list[Change]] = [self._infrastructure(results)]
+        groups: list[list[Change]] = [infrastructure(self.config.networks.all, self.northbound, results)]
         groups += [changes(result, case.present) for result, case in zip(results, cases, strict=True)]
         errors: Sequence[str | None] = [None] * len(groups)
         if any(groups):
@@ -224,25 +223,6 @@ class Reconciler:
         self.southbound.watch({name for seen in self.seen.values() for name in seen.watched})
         self.northbound.watch_names({wait.removeprefix("port ") for wait in self.waiting if wait.startswith("port ")})
         return True
-
-    def _infrastructure(self, results: Sequence[Result]) -> list[Change]:
-        """What networks need besides the ports of VMs, and what no port needs any more."""
-        northbound, networks = self.northbound, self.config.networks.all
-        names = dict.fromkeys(network.logical_switch for network in networks)
-        found: list[Change] = [CreateSwitch(name) for name in names if name not in northbound.switches]
-        for port in router_ports(networks):
-            row_id, present = northbound.router_port(port.name)
-            switch_port = port.switch_port in northbound.foreign_names
-            # A router port of this name that is somebody else's is left as it is.
-            right = present == replace(port, router="", switch="") or (row_id and present is None)
-            if not (right and switch_port):
-                found.append(PutRouterPort(port, row_id, right=bool(right), switch_port=switch_port))
-        wanted = {options for result in results for port in result.wanted for options in (port.dhcpv4, port.dhcpv6)}
-        kept = {row_id for options, row_id in northbound.dhcp.items() if options in wanted}
-        for unused in northbound.unused():
-            if row_ids := tuple(row_id for row_id in unused.uuids if row_id not in kept):
-                found.append(replace(unused, uuids=row_ids))
-        return found
 
     def _not_committed(self, error: NotCommittedError) -> None:
         first, longest = RETRY_SECONDS
@@ -295,36 +275,6 @@ class Reconciler:
         holder = case.facts.vm if ref.kind == "VirtualMachine" else case.facts.vmi
         if holder is not None and holder.record != result.record:
             self.kube.records.put(ref, result.record)
-
-
-def world_of(config: Config, books: Books, kube: Kubernetes, northbound: Northbound, southbound: Southbound) -> World:
-    """What a plan needs to know of the surroundings, as it is now."""
-    return World(
-        cluster=config.cluster,
-        networks=config.networks,
-        books=books,
-        chassis=ChassisTable(southbound.chassis_by_hostname, kube.node_chassis()),
-        foreign={
-            switch: Foreign(northbound.taken(switch), northbound.taken_macs(switch))
-            for switch in {network.logical_switch for network in config.networks.all}
-        },
-        names=northbound.foreign_names,
-        holders=northbound.ports,
-        nads=kube.nads(),
-    )
-
-
-def changes(result: Result, present: Sequence[PresentPort]) -> list[Change]:
-    """The difference between the rows wanted and those present; empty where they agree."""
-    rows = {row.port.name: row for row in present}
-    found: list[Change] = [DeletePort(row) for row in result.obsolete]
-    for port in result.wanted:
-        row = rows.get(port.name)
-        if row is None:
-            found.append(CreatePort(port))
-        elif row.port != port:
-            found.append(UpdatePort(row, port))
-    return found
 
 
 def watched(where: Whereabouts, result: Result) -> frozenset[str]:

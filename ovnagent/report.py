@@ -13,9 +13,9 @@ import yaml
 from ovnagent.core.placement import Situation
 from ovnagent.core.ports import INTERFACE, NETWORK, Port
 from ovnagent.core.shared import NO_VM
+from ovnagent.difference import changes
 from ovnagent.observer import View
 from ovnagent.ovn.changes import CreatePort, DeletePort, UpdatePort
-from ovnagent.reconciler import changes
 
 FORMATS = ("table", "wide", "json", "yaml")
 

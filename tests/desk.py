@@ -19,9 +19,9 @@ from ovnagent.core.plan import Case, Result, World, plan
 from ovnagent.core.ports import Port, PresentPort
 from ovnagent.core.problems import Problem
 from ovnagent.core.vm import VmKey
+from ovnagent.difference import changes
 from ovnagent.kube.store import Store
 from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
-from ovnagent.reconciler import changes
 
 REDUCERS: Mapping[str, Callable[[Mapping[str, Any]], vm.Fact]] = {
     "virtualmachines": reduce.virtual_machine,
