@@ -1,4 +1,4 @@
-.PHONY: demo demo-down test unit lint lock
+.PHONY: demo demo-down test unit lint lock images sandbox sandbox-down test-sandbox
 
 demo:
 	KEEP=$(KEEP) hack/demo
@@ -21,3 +21,15 @@ lock:
 	  -o requirements.lock pyproject.toml
 	uv pip compile -q --universal --upgrade --generate-hashes --custom-compile-command "make lock" \
 	  --extra dev --constraint requirements.lock -o requirements-dev.lock pyproject.toml
+
+images:
+	hack/images
+
+sandbox:
+	hack/sandbox
+
+sandbox-down:
+	hack/sandbox down
+
+test-sandbox:
+	hack/sandbox test

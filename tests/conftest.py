@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hack.lab.cluster import Cluster
+from hack.lab.container import SandboxLab
+
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
 PACKAGES = {
     "ovn-nbctl": "ovn-central",
@@ -25,6 +28,17 @@ NEEDS = {
     "e2e": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "openssl"),
     "lab": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "qemu-system-x86_64", "busybox", "openssl"),
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--ovn", choices=("lab", "sandbox"), default="lab", help="where OVN runs: this machine's packages, or the container"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--ovn") == "sandbox":
+        Cluster.ovn_class = SandboxLab
 
 
 def missing(programs: tuple[str, ...]) -> str:

@@ -91,10 +91,13 @@ class Agent:
 class Cluster:
     """`with Cluster("t1") as cluster:` — OVN and Kubernetes are up; agents are started with `agent()`."""
 
+    ovn_class: type[OvnLab] = OvnLab
+    """SandboxLab (hack/lab/container.py) for OVN in a container."""
+
     def __init__(self, name: str, directory: Path | None = None, root: Path | None = None, audit: bool = False) -> None:
         self.name = name
         self.directory = directory or Path(tempfile.gettempdir()) / f"ovnagent-{name}"
-        self.ovn = OvnLab(name, self.directory / "ovn", root=root)
+        self.ovn = self.ovn_class(name, self.directory / "ovn", root=root)
         self.kube = ControlPlane(self.directory / "kube", audit=audit)
         self.agents: list[Agent] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -51,8 +52,15 @@ class Lab:
         for name in names:
             wait_for(lambda name=name: not self.ovn.port(f"{name}.default"), 20, f"{name}'s port gone")
 
+    def vmi(self, name: str) -> dict[str, Any] | None:
+        """A VMI of the default namespace; None where there is none at this moment."""
+        try:
+            return self.kubevirt.vmi("default", name)
+        except LookupError:
+            return None
+
     def node(self, name: str) -> str:
-        vmi = self.kubevirt.vmi("default", name)
+        vmi = self.vmi(name)
         assert vmi is not None
         return str(vmi["status"]["nodeName"])
 

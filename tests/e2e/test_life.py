@@ -25,7 +25,7 @@ def test_stop_start_and_restart_keep_the_address(lab: Lab) -> None:
     lab.placed(port, lab.chassis("web"))
     first = lab.kubevirt.vmi("default", "web")["metadata"]["uid"]
     lab.kubevirt.restart_vm("default", "web")
-    wait_for(lambda: (vmi := lab.kubevirt.vmi("default", "web")) and vmi["metadata"]["uid"] != first, 20, "a new VMI")
+    wait_for(lambda: (vmi := lab.vmi("web")) and vmi["metadata"]["uid"] != first, 20, "a new VMI")
     lab.kubevirt.wait_running("default", "web")
     lab.placed(port, lab.chassis("web"))
     assert lab.ovn.addresses(port) == addresses

@@ -224,9 +224,7 @@ def test_orphaned_adopted_migrated_deleted(lab: Lab) -> None:
     addresses = lab.ovn.addresses(port)
     lab.kube.kubectl("delete", "vm", "web", "--cascade=orphan")
     lab.create("web")
-    wait_for(
-        lambda: (vmi := lab.kubevirt.vmi("default", "web")) and vmi["metadata"].get("ownerReferences"), 20, "the VMI adopted"
-    )
+    wait_for(lambda: (vmi := lab.vmi("web")) and vmi["metadata"].get("ownerReferences"), 20, "the VMI adopted")
     assert lab.kubevirt.wait_migration("default", lab.kubevirt.migrate("default", "web")) == "Succeeded"
     lab.placed(port, lab.chassis("web"))
     assert lab.ovn.addresses(port) == addresses
@@ -272,7 +270,7 @@ def test_a_node_that_dies_and_comes_back_gets_no_traffic(lab: Lab) -> None:
     try:
         lab.kubevirt.force_delete_launchers("default", "web")
         wait_for(
-            lambda: (vmi := lab.kubevirt.vmi("default", "web")) and vmi["status"].get("nodeName") not in ("", None, dead),
+            lambda: (vmi := lab.vmi("web")) and vmi["status"].get("nodeName") not in ("", None, dead),
             30,
             "a new launcher",
         )
