@@ -11,7 +11,8 @@ export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # an ordinary user's PATH lack
 lab_packages=(
   busybox=busybox-static cpio=cpio ethtool=ethtool ip=iproute2 mmdebstrap=mmdebstrap openssl=openssl
   ovn-controller=ovn-host ovn-nbctl=ovn-central ovs-vswitchd=openvswitch-switch ping=iputils-ping ps=procps
-  qemu-system-x86_64=qemu-system-x86 tcpdump=tcpdump update-ca-certificates=ca-certificates
+  podman=podman qemu-system-x86_64=qemu-system-x86 runc=runc socat=socat tcpdump=tcpdump
+  update-ca-certificates=ca-certificates
 )
 
 say() { printf '==> %s\n' "$*" >&2; }

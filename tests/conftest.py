@@ -22,8 +22,21 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
     "openssl": "openssl",
+    "podman": "podman",
+    "socat": "socat",
 }
 NEEDS = {
+    "deploy": (
+        "ovn-nbctl",
+        "ovn-controller",
+        "ovs-vswitchd",
+        "ip",
+        "ethtool",
+        "openssl",
+        "qemu-system-x86_64",
+        "podman",
+        "socat",
+    ),
     "integration": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool"),
     "e2e": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "openssl"),
     "lab": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "qemu-system-x86_64", "busybox", "openssl"),

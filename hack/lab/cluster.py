@@ -36,6 +36,7 @@ class Agent:
         self.name = name
         self.directory = directory
         self.port = free_ports(1)[0]
+        directory.mkdir(parents=True, exist_ok=True)
         self.config = directory / f"{name}.yaml"
         self.config.write_text(yaml.safe_dump({**config, "serve": {"address": "127.0.0.1", "port": self.port}}))
         self.log = directory / f"{name}.log"

@@ -80,6 +80,11 @@ class ControlPlane:
         """What `kubectl` runs; on a command line it needs KUBECONFIG."""
         self._port = self._etcd_port = 0
 
+    @property
+    def port(self) -> int:
+        """The API server's, on 127.0.0.1."""
+        return self._port
+
     def __enter__(self) -> ControlPlane:
         self.up()
         return self

@@ -54,10 +54,7 @@ class Lab:
 
     def vmi(self, name: str) -> dict[str, Any] | None:
         """A VMI of the default namespace; None where there is none at this moment."""
-        try:
-            return self.kubevirt.vmi("default", name)
-        except LookupError:
-            return None
+        return self.kubevirt.vmi("default", name)
 
     def node(self, name: str) -> str:
         vmi = self.vmi(name)

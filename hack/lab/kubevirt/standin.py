@@ -114,9 +114,10 @@ class KubeVirt:
         """The guest's QEMU dies."""
         self.guest(namespace, vm).kill()
 
-    def vmi(self, namespace: str, vm: str) -> Obj:
-        """The VMI as the API server last reported it; never change it. Raises LookupError."""
-        return self._need(VMIS, namespace, vm)
+    def vmi(self, namespace: str, vm: str) -> Obj | None:
+        """The VMI as the API server last reported it, or None; never change it."""
+        key = Key(namespace, vm)
+        return self.api.get(VMIS, key) or self.api.read(VMIS, key)
 
     def launchers(self, namespace: str, vm: str) -> list[Obj]:
         """All pods of the VMI, the oldest first."""
