@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,14 +19,18 @@ Gives every KubeVirt virtual machine logical switch ports of its own in OVN: nam
 the same for as long as the VM exists, and bound to the right chassis at every moment, also while the VM migrates."""
 
 EPILOG = """\
-exit status: 0 done; 1 an error in the configuration or while running (check: something is not as it should be);
-2 wrong usage; 3 Kubernetes or OVN could not be looked at.
+exit status: 0 done; 1 an error while running, or in the configuration of `run` and `check-config` (check: something is
+not as it should be; ports VM: it has none); 2 wrong usage, a configuration that cannot be used among it; 3 Kubernetes or
+OVN could not be looked at.
 The configuration is described in docs/configuration.md, the commands in docs/commands.md."""
 
 DEFAULT_CONFIG = "/etc/ovnagent/config.yaml"
-SETTLE_SECONDS = 2.0
-"""Between the two looks of `check`: an agent that works has put right by then what it is about to."""
-WATCH_SECONDS = 1.0
+SETTLE_SECONDS = 3.0
+"""So long `check` looks at what it has found: an agent that works has put right by then what it is about to."""
+WATCH_SECONDS = 0.1
+"""Between two looks of `ports --watch` at least: so many steps of a migration can be told from each other."""
+IDLE_SECONDS = 5.0
+"""How often it looks where nothing changes: a connection may be lost."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         for line in error.errors:
             print(f"{options.config}: {line}", file=sys.stderr)
-        return 1
+        return 1 if options.function in (_run, _check_config) else 2
     command: Callable[[argparse.Namespace, Config], int] = options.function
     try:
         return command(options, config)
@@ -92,8 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="say what is not as it should be",
         description="Compare what is with what should be: rows that are missing, changed or left over, addresses used "
-        "twice, chassis that are gone, ports that are not bound, VMs in trouble. One line each. What an agent that works "
-        "puts right within two seconds is no finding. Reads only. Exit status 1 if there is a finding.",
+        "twice, chassis that are gone, ports that are not bound, VMs in trouble. One line each, with what to do about it. "
+        "What an agent at work puts right within three seconds is no finding. Reads only. "
+        "Exit status: 0 nothing found; 1 findings; 2 wrong usage; 3 Kubernetes or OVN could not be looked at.",
     )
     _add_output(check, ("table", "json", "yaml"))
     _add_config(check)
@@ -143,44 +149,40 @@ def _check_config(_: argparse.Namespace, config: Config) -> int:
 def _ports(options: argparse.Namespace, config: Config) -> int:
     from ovnagent import report
 
+    columns = report.PORT_COLUMNS_WIDE if options.output == "wide" else report.PORT_COLUMNS
+
     def look(observer: Observer) -> list[report.PortLine]:
         return report.port_lines(observer.look(), options.namespace, options.vm)
 
-    def text(lines: list[report.PortLine]) -> str:
-        return report.render(lines, options.output, report.PORT_COLUMNS, report.PORT_COLUMNS_WIDE)
-
     def show(observer: Observer) -> int:
         lines = look(observer)
-        print(text(lines), flush=True)
+        print(report.render(lines, options.output, columns), flush=True)
         while options.watch:
+            observer.wait_for_news(IDLE_SECONDS)
             time.sleep(WATCH_SECONDS)
-            before, lines = set(lines), look(observer)
-            if news := [line for line in lines if line not in before]:
-                printed = text(news)
-                tabular = options.output in ("table", "wide")
-                print(printed.partition("\n")[2] if tabular else printed, flush=True)
+            before, lines = lines, look(observer)
+            if news := report.news(before, lines):
+                text = report.render(news, options.output, columns, before)
+                print(text.partition("\n")[2] if options.output in ("table", "wide") else text, flush=True)
         if options.vm and not lines:
-            print(f"no port, and no trouble, of VM {options.vm}: is there such a VM?", file=sys.stderr)
+            print(f"VM {options.vm} has no port, and no trouble with one: is there such a VM?", file=sys.stderr)
+            return 1
         return 0
 
     return _observe(options, config, show)
 
 
 def _check(options: argparse.Namespace, config: Config) -> int:
-    from ovnagent import report
+    from ovnagent import findings, report
 
     def show(observer: Observer) -> int:
-        def second_look() -> list[report.Finding]:
-            time.sleep(SETTLE_SECONDS)
-            return report.findings(observer.look())
-
-        found = report.twice(report.findings(observer.look()), second_look)
+        found = findings.lasting(observer.look_closely, SETTLE_SECONDS)
         if options.output == "table":
             for finding in found:
                 print(f"{finding.kind}  {finding.what}: {finding.message}")
-            print(f"{len(found)} findings" if found else "everything is as it should be", file=sys.stderr)
+            print(f"{len(found)} found" if found else "everything is as it should be", file=sys.stderr)
         else:
-            print(report.render(found, options.output, ()))
+            print(report.render(found, options.output))
         return 1 if found else 0
 
     return _observe(options, config, show)
@@ -190,8 +192,10 @@ def _pools(options: argparse.Namespace, config: Config) -> int:
     from ovnagent import report
 
     def show(observer: Observer) -> int:
-        columns = report.POOL_COLUMNS
-        print(report.render(report.pool_lines(observer.look()), options.output, columns, (*columns, "holders")))
+        lines = report.pool_lines(observer.look())
+        print(report.render(lines, options.output, report.POOL_COLUMNS))
+        if options.output == "wide":
+            print(f"\n{report.holders(lines)}")
         return 0
 
     return _observe(options, config, show)
@@ -204,7 +208,11 @@ def _observe(options: argparse.Namespace, config: Config, show: Callable[[Observ
             return show(observer)
     except CannotLookError as error:
         print(error, file=sys.stderr)
-        return 3
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
+    except Exception:  # not 1, which says that something was found
+        traceback.print_exc()
+    return 3
 
 
 def summary(config: Config) -> str:

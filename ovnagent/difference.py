@@ -62,8 +62,9 @@ def infrastructure(networks: Sequence[Network], northbound: Northbound, results:
         right = present == replace(port, router="", switch="") or (row_id and present is None)
         if not (right and switch_port):
             found.append(PutRouterPort(port, row_id, right=bool(right), switch_port=switch_port))
-    wanted = {options for result in results for port in result.wanted for options in (port.dhcpv4, port.dhcpv6)}
-    kept = {row_id for options, row_id in northbound.dhcp.items() if options in wanted}
+    wanted = {options for result in results for port in result.wanted for options in (port.dhcpv4, port.dhcpv6) if options}
+    # Not by way of all rows: the connection's thread may add one meanwhile.
+    kept = {northbound.dhcp.get(options) for options in wanted}
     for unused in northbound.unused():
         if row_ids := tuple(row_id for row_id in unused.uuids if row_id not in kept):
             found.append(replace(unused, uuids=row_ids))

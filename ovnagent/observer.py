@@ -5,23 +5,32 @@ For the commands for people (`ports`, `check`, `pools`), on an operator's machin
 
 from __future__ import annotations
 
+import logging
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ovnagent.config import Config
-from ovnagent.core.addresses import Books
+from ovnagent.core.addresses import Books, Foreign
 from ovnagent.core.placement import Binding, locate
 from ovnagent.core.plan import Case, Result, World, plan
-from ovnagent.core.ports import PresentPort
+from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
-from ovnagent.difference import world_of
+from ovnagent.difference import changes, infrastructure, world_of
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn import json_parser
+from ovnagent.ovn.changes import Change, CreatePort
 from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
 from ovnagent.ovn.southbound import Southbound
+
+STALE_SECONDS = 30.0
+"""A view of Kubernetes that is older than this is not shown any more."""
+NAMES = 50
+"""So many missing ports' names are looked up on other switches: many more make the server compare all rows with each."""
+NAMES_SECONDS = 5.0
 
 
 class CannotLookError(Exception):
@@ -37,6 +46,12 @@ class View:
     results: Mapping[VmKey, Result]
     bindings: Mapping[str, Binding]
     """Port name -> where SB binds it."""
+    infrastructure: Sequence[Change] = ()
+    """What would have to be done besides the ports of VMs."""
+
+    def changes(self, key: VmKey) -> list[Change]:
+        """What would have to be done for a VM."""
+        return changes(self.results[key], self.cases[key].present)
 
 
 class Observer:
@@ -44,10 +59,11 @@ class Observer:
 
     def __init__(self, config: Config, seconds: float) -> None:
         self._config, self._seconds = config, seconds
-        self._errors: dict[str, str] = {}
+        self._troubles = _Troubles()
+        self._news = threading.Event()
         networks = config.networks.all
         try:
-            self._kube = Kubernetes(config.kubernetes, _nothing, lambda: None, self._errors.__setitem__)
+            self._kube = Kubernetes(config.kubernetes, self._changed, self._changed, lambda *_: None)
         except Exception as error:
             raise CannotLookError(
                 f"Kubernetes: {error}; set kubernetes.kubeconfig in the configuration, or KUBECONFIG"
@@ -56,14 +72,18 @@ class Observer:
             config.northbound,
             config.cluster,
             (network.logical_switch for network in networks),
-            Listeners(_nothing, lambda: None, lambda: None),
+            Listeners(self._changed, self._changed, self._changed),
             config.tls,
             (network.router for network in networks if network.router),
         )
-        self._southbound = Southbound(config.southbound, _nothing, lambda: None, config.tls)
+        self._southbound = Southbound(config.southbound, self._changed, self._changed, config.tls)
+
+    def _changed(self, _: object = None) -> None:
+        self._news.set()
 
     def __enter__(self) -> Observer:
         json_parser.install()
+        self._troubles.listen()
         self._kube.start()
         self._northbound.start()
         self._southbound.start()
@@ -81,44 +101,101 @@ class Observer:
 
     def _wait(self) -> None:
         """Until all three are complete, with a word on standard error where that takes a while."""
-        sources: list[tuple[str, Callable[[], bool], str]] = [
-            ("Kubernetes", lambda: self._kube.synced, "the API server"),
-            ("Northbound", lambda: self._northbound.synced, self._config.northbound),
-            ("Southbound", lambda: self._southbound.watch_all() and self._southbound.connected, self._config.southbound),
-        ]
         started, told = time.monotonic(), 2.0
-        while waiting := [(name, where) for name, done, where in sources if not done()]:
+        while waiting := self._incomplete():
             waited = time.monotonic() - started
+            troubles = "; ".join(sorted(self._troubles.last.values()))
             if waited > self._seconds:
-                name, where = waiting[0]
-                errors = (
-                    "; ".join(f"{kind}: {reason}" for kind, reason in self._errors.items()) if name == "Kubernetes" else ""
-                )
                 raise CannotLookError(
-                    f"{name} ({where}) is not complete after {self._seconds:g} s{': ' * bool(errors)}{errors}; "
+                    f"{', '.join(waiting)}: not complete after {self._seconds:g} s ({troubles or 'no answer'}); "
                     "check the endpoint, its certificates and your rights, or give it more time with --timeout"
                 )
             if waited > told:
-                print(f"waiting for {', '.join(name for name, _ in waiting)} ...", file=sys.stderr, flush=True)
+                because = f" ({troubles})" if troubles else ""
+                print(f"waiting for {', '.join(waiting)}{because} ...", file=sys.stderr, flush=True)
                 told += 5.0
             time.sleep(0.02)
+        self._troubles.last.clear()
+
+    def _incomplete(self) -> list[str]:
+        """Who has not said everything yet, or has not been heard of for long."""
+        fresh = self._kube.synced and max(self._kube.stale.values(), default=0.0) < STALE_SECONDS
+        sources = [
+            ("Kubernetes", fresh),
+            (f"Northbound ({self._config.northbound})", self._northbound.synced),
+            (f"Southbound ({self._config.southbound})", self._southbound.watch_all() and self._southbound.connected),
+        ]
+        return [name for name, complete in sources if not complete]
 
     def look(self) -> View:
-        """What is and what should be, now."""
-        config = self._config
-        books = Books(network.logical_switch for network in config.networks.all)
-        world = world_of(config, books, self._kube, self._northbound, self._southbound)
+        """What is and what should be, now. Raises CannotLookError where a connection is lost and does not come back."""
+        while True:
+            self._wait()
+            generation = self._northbound.generation
+            view = self._look()
+            if not self._incomplete() and generation == self._northbound.generation:
+                return view
+
+    def look_closely(self) -> View:
+        """Also at ports on other switches that have the names of missing ones."""
+        view = self.look()
+        missing = [
+            change.port.name for key in view.results for change in view.changes(key) if isinstance(change, CreatePort)
+        ]
+        if not missing:
+            return view
+        names = set(missing[:NAMES])
+        self._northbound.watch_names(names)
+        end = time.monotonic() + NAMES_SECONDS
+        while not self._northbound.names_known(names) and time.monotonic() < end:
+            time.sleep(0.02)
+        return self.look()
+
+    def wait_for_news(self, seconds: float) -> None:
+        """Until something has changed since the last time, or so long."""
+        self._news.wait(seconds)
+        self._news.clear()
+
+    def _look(self) -> View:
+        networks = self._config.networks.all
+        books = Books(network.logical_switch for network in networks)
+        world = world_of(self._config, books, self._kube, self._northbound, self._southbound)
+        # Copies: they are walked through while the connections' threads write the originals.
+        foreign = {switch: Foreign(dict(used.ips), dict(used.macs)) for switch, used in world.foreign.items()}
+        world = replace(world, holders=dict(world.holders), foreign=foreign)
         bindings = dict(self._southbound.bindings)
-        cases = [self._case(key, bindings) for key in sorted(self._kube.keys() | self._northbound.vm_keys())]
+        cases = [self._case(key, bindings) for key in sorted(self._kube.keys() | self._northbound.vm_keys() | {NO_VM})]
         results = plan(cases, world)
-        return View(world, {case.facts.key: case for case in cases}, {each.key: each for each in results}, bindings)
+        return View(
+            world,
+            {case.facts.key: case for case in cases},
+            {each.key: each for each in results},
+            bindings,
+            infrastructure(networks, self._northbound, results),
+        )
 
     def _case(self, key: VmKey, bindings: Mapping[str, Binding]) -> Case:
         facts = self._kube.facts(key)
         # No time has passed: what the agent waits for is no fault.
-        present: tuple[PresentPort, ...] = self._northbound.ports_of(key)
-        return Case(facts, locate(facts), 0.0, present, bindings)
+        return Case(facts, locate(facts), 0.0, self._northbound.ports_of(key), bindings)
 
 
-def _nothing(_: object) -> None:
-    """News are not what this is about."""
+class _Troubles(logging.Handler):
+    """Keeps the last warning of each kind and database instead of printing it: it says why something is not complete."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: dict[str, str] = {}
+
+    def listen(self) -> None:
+        logger = logging.getLogger("ovnagent")
+        logger.handlers, logger.propagate = [self], False
+        logger.setLevel(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            logging.getLogger().handle(record)
+            return
+        source = getattr(record, "kind", "") or getattr(record, "database", "")
+        if source and (reason := getattr(record, "reason", "")):
+            self.last[source] = f"{source}: {reason}"

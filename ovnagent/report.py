@@ -1,245 +1,192 @@
-"""What `ovnagent ports`, `check` and `pools` say, as values and as text."""
+"""What `ovnagent ports` and `ovnagent pools` show, as values and as text."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import yaml
 
-from ovnagent.core.placement import Situation
+from ovnagent.core.networks import Network, Subnet
 from ovnagent.core.ports import INTERFACE, NETWORK, Port
 from ovnagent.core.shared import NO_VM
-from ovnagent.difference import changes
+from ovnagent.core.vm import VmKey
 from ovnagent.observer import View
 from ovnagent.ovn.changes import CreatePort, DeletePort, UpdatePort
-
-FORMATS = ("table", "wide", "json", "yaml")
 
 
 @dataclass(frozen=True, slots=True)
 class PortLine:
-    """One port, wanted or present. Chassis are names, comma-separated, the main one first."""
+    """One port; or a VM that should have one and gets none, with empty fields. Addresses are those in NB."""
 
     namespace: str
     vm: str
     interface: str
     port: str
-    addresses: str
-    wanted: str
-    bound: str
-    trouble: str
+    addresses: tuple[str, ...]
+    wanted: tuple[str, ...]
+    """Names of chassis, the main one first."""
+    bound: tuple[str, ...]
+    trouble: tuple[str, ...]
+    """`missing`, `drift` or `leftover` of the row, and the reasons of the VM's problems."""
     mac: str
     network: str
     situation: str
     details: str
+    """The problems' sentences."""
+
+    @property
+    def id(self) -> tuple[str, str, str]:
+        return self.namespace, self.vm, self.port
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What is not as it should be, and what to do about it."""
-
-    kind: str
-    """`missing`, `drift`, `leftover`, `duplicate`, `stale-pin`, `unbound`, or a problem's reason (AddressConflict...)."""
-    what: str
-    message: str
+class Held:
+    address: str
+    vm: str
+    port: str
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLine:
+    """The addresses of one family on a network."""
+
     network: str
     family: str
     cidr: str
     size: int
+    """How many ports may have, used or not."""
     used: int
+    """By VMs of this network."""
+    others: int
+    """By other ports of the switch, by VMs of other networks on it, and as shared addresses."""
     free: int
-    holders: tuple[str, ...]
-    """`address VM`, sorted by address."""
+    holders: tuple[Held, ...]
+    """Sorted by address."""
 
 
-# ---- ports ----------------------------------------------------------------------------------------------------------
+PORT_COLUMNS = ("namespace", "vm", "interface", "port", "addresses", "wanted", "bound", "trouble")
+PORT_COLUMNS_WIDE = (*PORT_COLUMNS, "mac", "network", "situation", "details")
+POOL_COLUMNS = ("network", "family", "cidr", "size", "used", "others", "free")
+HOLDER_COLUMNS = ("network", "address", "vm", "port")
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
 
 
 def port_lines(view: View, namespace: str = "", vm: str = "") -> list[PortLine]:
-    """All ports, or those of a namespace or a VM; also a line for each VM that should have a port and gets none."""
-    found = []
-    for key, result in view.results.items():
-        if key == NO_VM or (namespace and key.namespace != namespace) or (vm and key.name != vm):
-            continue
-        trouble = ",".join(dict.fromkeys(problem.reason for problem in result.problems))
-        details = "; ".join(problem.message for problem in result.problems)
-        situation = view.cases[key].where.situation.value
-        present = {row.port.name: row.port for row in view.cases[key].present}
-        for port in result.wanted:
-            shown = present.get(port.name, port)
-            found.append(
-                PortLine(
-                    namespace=key.namespace,
-                    vm=key.name,
-                    interface=port.external_id(INTERFACE),
-                    port=port.name,
-                    addresses=",".join(shown.ips),
-                    wanted=",".join(port.requested_chassis),
-                    bound=_bound(view, port.name),
-                    trouble=trouble,
-                    mac=shown.mac,
-                    network=port.external_id(NETWORK),
-                    situation=situation,
-                    details=details,
-                )
-            )
-        if result.problems and not result.wanted:
-            found.append(PortLine(key.namespace, key.name, "", "", "", "", "", trouble, "", "", situation, details))
-    return found
+    """All ports, or those of a namespace or a VM."""
+    return [
+        line
+        for key in view.results
+        if key != NO_VM and namespace in ("", key.namespace) and vm in ("", key.name)
+        for line in _port_lines(view, key)
+    ]
 
 
-def _bound(view: View, port: str) -> str:
-    binding = view.bindings.get(port)
-    return ",".join(filter(None, (binding.chassis, *binding.additional))) if binding is not None else ""
+def _port_lines(view: View, key: VmKey) -> Iterator[PortLine]:
+    result, case = view.results[key], view.cases[key]
+    present = {row.port.name: row.port for row in case.present}
+    states: dict[str, str] = {}
+    ports: dict[str, Port] = {port.name: port for port in result.wanted}
+    for change in view.changes(key):
+        match change:
+            case CreatePort(port):
+                states[port.name] = "missing"
+            case UpdatePort(_, port):
+                states[port.name] = "drift"
+            case DeletePort(row):
+                states[row.port.name], ports[row.port.name] = "leftover", row.port
+    reasons = tuple(dict.fromkeys(problem.reason for problem in result.problems))
+    details = "; ".join(problem.message for problem in result.problems)
+    situation = case.where.situation.value
+    for name, port in ports.items():
+        binding, shown, state = view.bindings.get(name), present.get(name, port), states.get(name, "")
+        yield PortLine(
+            namespace=key.namespace,
+            vm=key.name,
+            interface=port.external_id(INTERFACE),
+            port=name,
+            addresses=shown.ips,
+            wanted=port.requested_chassis if state != "leftover" else (),
+            bound=tuple(filter(None, (binding.chassis, *binding.additional))) if binding is not None else (),
+            trouble=(*filter(None, (state,)), *reasons),
+            mac=shown.mac,
+            network=port.external_id(NETWORK),
+            situation=situation,
+            details=details,
+        )
+    if reasons and not ports:
+        yield PortLine(key.namespace, key.name, "", "", (), (), (), reasons, "", "", situation, details)
 
 
-# ---- check ----------------------------------------------------------------------------------------------------------
-
-
-def findings(view: View) -> list[Finding]:
-    """Everything that is not as it should be."""
-    return [*_drift(view), *_duplicates(view), *_pins(view), *_problems(view)]
-
-
-def _drift(view: View) -> Iterator[Finding]:
-    remedy = "a running agent puts it right: see its log and /readyz"
-    for key, result in view.results.items():
-        for change in changes(result, view.cases[key].present):
-            match change:
-                case CreatePort(port):
-                    yield Finding("missing", port.name, f"port of VM {key} is not there; {remedy}")
-                case UpdatePort(present, port):
-                    yield Finding("drift", port.name, f"{_difference(present.port, port)}; {remedy}")
-                case DeletePort(present):
-                    yield Finding("leftover", present.port.name, f"VM {key} does not use it any more; {remedy}")
-
-
-def _difference(is_: Port, wanted: Port) -> str:
-    return ", ".join(
-        f"{name} is {getattr(is_, name)!r}, should be {getattr(wanted, name)!r}"
-        for name in Port.__dataclass_fields__
-        if getattr(is_, name) != getattr(wanted, name)
-    )
-
-
-def _duplicates(view: View) -> Iterator[Finding]:
-    users: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in view.world.holders.values():
-        foreign = view.world.foreign.get(row.port.switch)
-        for address in (*row.port.ips, row.port.mac):
-            if address:
-                users[row.port.switch, address].append(row.port.name)
-                other = (foreign.ips.get(address) or foreign.macs.get(address)) if foreign is not None else None
-                if other:
-                    users[row.port.switch, address].append(other)
-    for (switch, address), names in sorted(users.items()):
-        if len(names) > 1:
-            text = f"used on switch {switch} by {', '.join(sorted(names))}; change all but one"
-            yield Finding("duplicate", address, text)
-
-
-def _pins(view: View) -> Iterator[Finding]:
-    known = {name for names in view.world.chassis.by_hostname.values() for name in names}
-    for row in view.world.holders.values():
-        gone = [name for name in row.port.requested_chassis if name not in known]
-        if gone:
-            text = f"requested-chassis names {', '.join(gone)}, which SB does not know; start ovn-controller there"
-            yield Finding("stale-pin", row.port.name, text)
-    for key, result in view.results.items():
-        if view.cases[key].where.situation is not Situation.PLACED:
-            continue
-        for port in result.wanted:
-            binding, wanted = view.bindings.get(port.name), port.requested_chassis
-            if len(wanted) == 1 and port.enabled and (binding is None or binding.chassis != wanted[0]):
-                where = f"on {binding.chassis}" if binding is not None and binding.chassis else "nowhere"
-                text = (
-                    f"VM {key} runs on chassis {wanted[0]}, but the port is bound {where}; is its interface plugged into "
-                    f"br-int there, with external_ids:iface-id={port.name}?"
-                )
-                yield Finding("unbound", port.name, text)
-
-
-def _problems(view: View) -> Iterator[Finding]:
-    for key, result in view.results.items():
-        for problem in result.problems:
-            yield Finding(problem.reason, str(key), problem.message)
-
-
-# ---- pools ----------------------------------------------------------------------------------------------------------
+def news(before: Sequence[PortLine], now: Sequence[PortLine]) -> list[PortLine]:
+    """Lines that are new or changed, and those that are gone, which say so."""
+    known, ids = set(before), {line.id for line in now}
+    gone = [replace(line, wanted=(), bound=(), trouble=("gone",), details="") for line in before if line.id not in ids]
+    return [*(line for line in now if line not in known), *gone]
 
 
 def pool_lines(view: View) -> list[PoolLine]:
     """The address pools: a line for each network and family."""
-    found = []
-    for network in view.world.networks.all:
-        book = view.world.books[network.logical_switch]
-        used = dict(view.world.books.used(network))
-        for subnet in network.subnets:
-            holders = sorted(
-                (ip, holder.key)
-                for ip, holder in book.ips.items()
-                if ip.version == subnet.version and book.leases[holder].network == network.name
-            )
-            count = used[subnet.version]
-            found.append(
-                PoolLine(
-                    network=network.name,
-                    family=f"IPv{subnet.version}",
-                    cidr=str(subnet.cidr),
-                    size=subnet.size,
-                    used=count,
-                    free=max(0, subnet.size - count),
-                    holders=tuple(f"{ip} {key}" for ip, key in holders),
-                )
-            )
-    return found
+    return [_pool_line(view, network, subnet) for network in view.world.networks.all for subnet in network.subnets]
+
+
+def _pool_line(view: View, network: Network, subnet: Subnet) -> PoolLine:
+    book, foreign = view.world.books[network.logical_switch], view.world.foreign.get(network.logical_switch)
+    own = sorted(
+        (ip, holder)
+        for ip, holder in book.ips.items()
+        if ip.version == subnet.version and book.leases[holder].network == network.name
+    )
+    # A holder may sit where nobody else is put: outside a subnet that was changed, in a range reserved since.
+    candidates = {*book.ips, *book.shared, *map(ipaddress.ip_address, foreign.ips if foreign is not None else ())}
+    taken = {ip for ip in candidates if subnet.refuse(ip) is None}
+    return PoolLine(
+        network=network.name,
+        family=f"IPv{subnet.version}",
+        cidr=str(subnet.cidr),
+        size=subnet.size,
+        used=len(own),
+        others=len(taken - {ip for ip, _ in own}),
+        free=subnet.size - len(taken),
+        holders=tuple(Held(str(ip), str(holder.key), holder.port) for ip, holder in own),
+    )
 
 
 # ---- text -----------------------------------------------------------------------------------------------------------
 
-PORT_COLUMNS = ("namespace", "vm", "interface", "port", "addresses", "wanted", "bound", "trouble")
-PORT_COLUMNS_WIDE = (*PORT_COLUMNS, "mac", "network", "situation", "details")
-POOL_COLUMNS = ("network", "family", "cidr", "size", "used", "free")
 
-
-def render(lines: Sequence[Any], style: str, columns: Sequence[str], wide: Sequence[str] = ()) -> str:
-    """Lines (dataclasses) as a table of these columns, or all of them as JSON or YAML."""
+def render(lines: Sequence[Any], style: str, columns: Sequence[str] = (), among: Sequence[Any] = ()) -> str:
+    """Lines (dataclasses) as a table of these columns (as wide as `among` needs as well), or all of them as JSON or YAML."""
     raw = [asdict(line) for line in lines]
     if style == "json":
         return json.dumps(raw, indent=2)
     if style == "yaml":
-        text: str = yaml.safe_dump(json.loads(json.dumps(raw)), sort_keys=False)
+        text: str = yaml.safe_dump(json.loads(json.dumps(raw)), sort_keys=False, allow_unicode=True)
         return text.rstrip("\n")
-    return table(raw, wide if style == "wide" and wide else columns)
+    return table(raw, columns, [asdict(line) for line in among])
 
 
-def table(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
+def holders(lines: Sequence[PoolLine]) -> str:
+    """Who holds what, as a table."""
+    rows = [{"network": line.network, **asdict(held)} for line in lines for held in line.holders]
+    return table(rows, HOLDER_COLUMNS)
+
+
+def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str], among: Sequence[Mapping[str, object]] = ()) -> str:
     """Columns as wide as their content, the heads in capitals, `-` for nothing."""
-    cells = [[column.upper() for column in columns]]
-    cells += [[_cell(row[column]) for column in columns] for row in rows]
-    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    cells = [[column.upper() for column in columns], *([_cell(row[column]) for column in columns] for row in rows)]
+    wide = [*cells, *([_cell(row[column]) for column in columns] for row in among)]
+    widths = [max(len(line[index]) for line in wide) for index in range(len(columns))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells
     )
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "-"
-    return str(value) if value not in ("", None) else "-"
-
-
-def twice(first: Sequence[Finding], second: Callable[[], Sequence[Finding]]) -> list[Finding]:
-    """What both looks have found: what an agent was just about to do is no finding."""
-    if not first:
-        return []
-    known = {(finding.kind, finding.what) for finding in first}
-    return [finding for finding in second() if (finding.kind, finding.what) in known]
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text or "-"

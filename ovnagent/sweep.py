@@ -21,6 +21,16 @@ APPROVAL = "ovnagent-approve-sweep"
 """external_ids key of NB_Global by which an operator lets a held sweep go on; its value is the cluster id."""
 
 
+def too_many(ports: int, owned: int) -> bool:
+    """So many deletions for which there is no evidence need an operator's word."""
+    return ports > FEW and ports * 2 > owned
+
+
+def go_ahead(cluster: str) -> str:
+    """The command by which an operator gives it."""
+    return f"ovn-nbctl set NB_Global . external_ids:{APPROVAL}={cluster}"
+
+
 class SweepGuard:
     """Holds back deletions for which there is no evidence but absence from a list, if they are more than half."""
 
@@ -38,30 +48,28 @@ class SweepGuard:
         unseen = (northbound.vm_keys() - {NO_VM} - kube.keys()) - kube.store.seen_deleted()
         at_stake = sum(len(northbound.ports_of(key)) for key in unseen)
         owned = len(northbound.ports)
-        if at_stake <= FEW or at_stake * 2 <= owned or self._approved(northbound, at_stake):
+        if not too_many(at_stake, owned) or self._approved(northbound, at_stake):
             self.held_ports = 0
             return set()
         if self.held_ports != at_stake:
             self._announce(
                 f"{at_stake} of {owned} ports belong to VMs that Kubernetes does not list, and nobody saw them deleted. "
-                f"Nothing is deleted. If they are really gone: ovn-nbctl set NB_Global . external_ids:{APPROVAL}="
-                f"{northbound.cluster}"
+                f"Nothing is deleted. If they are really gone: {go_ahead(northbound.cluster)}"
             )
         self.held_ports = at_stake
         return gone & unseen
 
     def look_at_networks(self, configured: set[str], northbound: Northbound) -> None:
         """A network may be missing from the configuration by mistake: see `orphaned`."""
-        rows = [row.port.external_id(NETWORK) for row in northbound.ports.values()]
+        rows = [row.port.external_id(NETWORK) for row in list(northbound.ports.values())]
         lost = [name for name in rows if name and name not in configured]
-        if len(lost) <= FEW or len(lost) * 2 <= len(rows) or self._approved(northbound, len(lost)):
+        if not too_many(len(lost), len(rows)) or self._approved(northbound, len(lost)):
             self.orphaned = frozenset()
             return
         if self.orphaned != frozenset(lost):
             self._announce(
                 f"{len(lost)} of {len(rows)} ports are on networks that the configuration does not name: "
-                f"{', '.join(sorted(set(lost)))}. They stay. If they shall go: ovn-nbctl set NB_Global . "
-                f"external_ids:{APPROVAL}={northbound.cluster}"
+                f"{', '.join(sorted(set(lost)))}. They stay. If they shall go: {go_ahead(northbound.cluster)}"
             )
         self.orphaned = frozenset(lost)
 

@@ -21,6 +21,7 @@ from ovnagent.core.problems import Problem
 from ovnagent.core.vm import VmKey
 from ovnagent.difference import changes
 from ovnagent.kube.store import Store
+from ovnagent.observer import View
 from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
 
 REDUCERS: Mapping[str, Callable[[Mapping[str, Any]], vm.Fact]] = {
@@ -95,18 +96,8 @@ class Desk:
         """Reconcile these VMs (all of them by default) in one batch; what is freed is looked at again."""
         batch = set(keys) or self.store.keys() | {row.port.vm for row in self.rows.values()} | self.seen.keys()
         self.dirty.clear()
-        world = World(
-            "lab",
-            self.networks,
-            self.books,
-            ChassisTable(self.chassis, self.store.node_chassis()),
-            self.foreign,
-            self.names,
-            self.rows,
-            self.store.nads(),
-        )
         cases = [self._case(key) for key in sorted(batch)]
-        results = plan(cases, world)
+        results = plan(cases, self.world(self.books))
         again = set()
         for result, case in zip(results, cases, strict=True):
             for change in changes(result, case.present):
@@ -120,6 +111,27 @@ class Desk:
         if again:
             self.look(*again)
         return results
+
+    def view(self) -> View:
+        """What an observer sees."""
+        cases = [self._case(key) for key in sorted(self.store.keys() | {row.port.vm for row in self.rows.values()})]
+        world = self.world(Books(network.logical_switch for network in self.networks.all))
+        results = plan(cases, world)
+        return View(
+            world, {case.facts.key: case for case in cases}, {result.key: result for result in results}, self.bindings
+        )
+
+    def world(self, books: Books) -> World:
+        return World(
+            "lab",
+            self.networks,
+            books,
+            ChassisTable(self.chassis, self.store.node_chassis()),
+            self.foreign,
+            self.names,
+            dict(self.rows),
+            self.store.nads(),
+        )
 
     def _case(self, key: VmKey) -> Case:
         facts = self.store.facts(key)

@@ -114,11 +114,14 @@ class NorthboundReplica(Replica):
 
     def watch_names(self, names: frozenset[str]) -> None:
         """Ask for ports of these names, on whatever switch and whosever they are."""
-        self._watched_names = names
         self._conditions_stale = True
+        self._watched_names = names
+
+    def knows(self, names: frozenset[str]) -> bool:
+        """These names are watched, and all rows that have them are here."""
+        return self._watched_names == names and not self._conditions_stale and self.conditions_met
 
     def _update_conditions(self) -> None:
-        self._conditions_stale = False
         own: list[Any] = [["external_ids", "includes", ["map", [[CLUSTER, self.cluster]]]]]
         switches: list[Any] = [["name", "==", name] for name in sorted(self.wanted_switches)]
         switches += [["ports", "includes", ["uuid", port]] for port in sorted(self._homeless)]
@@ -132,6 +135,7 @@ class NorthboundReplica(Replica):
         self.cond_change("Logical_Router", [["name", "==", name] for name in sorted(self.wanted_routers)])
         self.cond_change("Logical_Switch", switches)
         self.cond_change("Logical_Switch_Port", [True] if self._copy_all_ports else ports)
+        self._conditions_stale = False  # last: `knows` is asked from another thread
 
     # -- Logical_Switch.ports, from the protocol
 

@@ -177,6 +177,10 @@ class Northbound:
             self._watched_names = frozenset(names)
             self.database.request(lambda: replica.watch_names(frozenset(names)))
 
+    def names_known(self, names: set[str]) -> bool:
+        """The rows asked for by `watch_names(names)` are here."""
+        return self._replica is not None and self._replica.knows(frozenset(names))
+
     # -- writing
 
     def commit(self, groups: Sequence[Sequence[Change]]) -> list[str | None]:

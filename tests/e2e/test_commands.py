@@ -7,16 +7,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import yaml
 
+from hack.lab.cluster import RBAC
 from hack.lab.process import wait_for
+from ovnagent.cli import SETTLE_SECONDS
+from ovnagent.config import load
+from ovnagent.findings import Finding, findings, lasting
+from ovnagent.observer import Observer, View
 from tests.e2e.conftest import Lab
-
-THEFT = 'addresses="0a:00:00:00:00:77 10.16.0.15"'  # lsp-set-addresses would refuse it
 
 
 def ovnagent(lab: Lab, *arguments: str, status: int = 0) -> str:
@@ -25,6 +29,15 @@ def ovnagent(lab: Lab, *arguments: str, status: int = 0) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == status, f"exit {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout + (done.stderr if status == 3 else "")
+
+
+def finds_nothing(lab: Lab) -> bool:
+    command = [sys.executable, "-m", "ovnagent", "check", "--config", str(lab.agent.config)]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def record(lab: Lab, vm: str) -> str:
+    return str(lab.kube.get("vm", vm)["metadata"].get("annotations", {}).get("ovnagent.io/record", ""))
 
 
 @contextmanager
@@ -85,23 +98,64 @@ def test_nothing_to_find_where_all_is_well(lab: Lab) -> None:
     assert ovnagent(lab, "check") == ""
 
 
+THEFT = 'addresses="0a:00:00:00:00:77 10.16.0.15"'  # lsp-set-addresses would refuse it
+PIN = ("set", "Logical_Switch_Port", "web.default", "options:requested-chassis=chassis9")
+
+
 @pytest.mark.parametrize(
-    ("kind", "change"),
+    ("kinds", "change", "undo"),
     [
-        ("missing", ("lsp-del", "web.default")),
-        ("drift", ("set", "Logical_Switch_Port", "web.default", "options:requested-chassis=chassis9")),
-        ("stale-pin", ("set", "Logical_Switch_Port", "web.default", "options:requested-chassis=chassis9")),
-        ("duplicate", ("lsp-add", "ovn-default", "thief", "--", "set", "Logical_Switch_Port", "thief", THEFT)),
+        ({"missing"}, ("lsp-del", "web.default"), ()),
+        ({"drift", "stale-pin"}, PIN, ()),
+        ({"drift"}, ("lsp-set-addresses", "web.default", "0a:00:00:00:00:78 10.16.0.78"), ()),
+        (
+            {"duplicate", "AddressConflict"},
+            ("lsp-add", "ovn-default", "thief", "--", "set", "Logical_Switch_Port", "thief", THEFT),
+            ("lsp-del", "thief"),
+        ),
+        (  # somebody else's port of this name, on a switch of which the agent knows nothing
+            {"PortRefused"},
+            ("lsp-del", "web.default", "--", "ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "web.default"),
+            ("ls-del", "elsewhere"),
+        ),
     ],
-)  # fmt: skip
-def test_what_others_broke_is_found(lab: Lab, kind: str, change: tuple[str, ...]) -> None:
-    port = lab.run("web", ip_address="10.16.0.15")
-    lab.placed(port, lab.chassis("web"))
+    ids=["missing", "pin", "addresses", "duplicate", "foreign"],
+)
+def test_what_others_broke_is_found(lab: Lab, kinds: set[str], change: tuple[str, ...], undo: tuple[str, ...]) -> None:
+    port = lab.create("web", strategy="Halted", ip_address="10.16.0.15")
+    wait_for(lambda: lab.ovn.port(port) and "10.16.0.15" in record(lab, "web"), 10, "port and record")
     with frozen(lab):
         lab.ovn.nbctl(*change)
-        found = json.loads(ovnagent(lab, "check", "-o", "json", status=1))
-        assert kind in {each["kind"] for each in found}, found
-    lab.ovn.nbctl("--if-exists", "lsp-del", "thief")
+        try:
+            found = json.loads(ovnagent(lab, "check", "-o", "json", status=1))
+        finally:
+            if undo:
+                lab.ovn.nbctl(*undo)
+    assert {each["kind"] for each in found} == kinds
+    wait_for(lambda: finds_nothing(lab), 30, "the agent puts it right")
+
+
+def test_a_record_that_is_gone_is_found(lab: Lab) -> None:
+    port = lab.create("web", strategy="Halted")
+    wait_for(lambda: lab.ovn.port(port) and record(lab, "web"), 10, "port and record")
+    with frozen(lab):
+        lab.kube.kubectl("annotate", "vm", "web", "ovnagent.io/record-")
+        assert ovnagent(lab, "check", status=1).startswith("record  default/web: annotation ovnagent.io/record of the ")
+
+
+def test_a_chassis_that_is_gone_is_found(lab: Lab) -> None:
+    lab.placed(lab.run("web"), lab.chassis("web"))
+    lab.ovn.sync()
+    chassis = lab.ovn.on(lab.node("web"))
+    lab.ovn.stop_controller(chassis)
+    lab.ovn.sbctl("chassis-del", chassis.name)
+    try:
+        text = ovnagent(lab, "check", status=1)
+        assert f"names {chassis.name}, which the Southbound" in text
+        assert "ChassisUnknown  default/web: " in text
+    finally:
+        lab.ovn.start_controller(chassis)
+    wait_for(lambda: finds_nothing(lab), 30, "it is back")
 
 
 def test_a_leftover_and_a_port_that_is_not_bound_are_found(lab: Lab) -> None:
@@ -128,8 +182,11 @@ def test_pools(lab: Lab) -> None:
     line = ovnagent(lab, "pools").splitlines()[1].split()
     assert line[:3] == ["pods", "IPv4", "10.16.0.0/16"]
     assert int(line[4]) == 1
-    assert int(line[3]) == int(line[4]) + int(line[5])
-    assert "10.16.0.15 default/web" in ovnagent(lab, "pools", "-o", "wide")
+    assert [int(number) for number in line[3:]] == [65533, 1, 0, 65532]
+    wide = ovnagent(lab, "pools", "-o", "wide")
+    assert ["pods", "10.16.0.15", "default/web", "web.default"] in [line.split() for line in wide.splitlines()]
+    (pool,) = json.loads(ovnagent(lab, "pools", "-o", "json"))
+    assert pool["holders"] == [{"address": "10.16.0.15", "vm": "default/web", "port": "web.default"}]
 
 
 def test_who_does_not_answer_is_named(lab: Lab) -> None:
@@ -140,4 +197,73 @@ def test_who_does_not_answer_is_named(lab: Lab) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 3
     assert "Northbound (unix:" in done.stderr
-    assert "nowhere.sock) is not complete after 2 s" in done.stderr
+    assert "nowhere.sock): not complete after 2 s (OVN_Northbound: no endpoint answers); check the endpoint" in done.stderr
+
+
+def test_a_right_that_is_missing_is_named(lab: Lab) -> None:
+    rules = "/rules/0"
+    lab.kube.kubectl("patch", "clusterrole", "ovnagent", "--type=json", "-p", f'[{{"op": "remove", "path": "{rules}"}}]')
+    try:
+        text = ovnagent(lab, "check", "--timeout", "3", status=3)
+        assert "Kubernetes: not complete after 3 s" in text
+        assert "grant the verbs get, list and watch on virtualmachines" in text
+    finally:
+        lab.kube.kubectl("replace", "-f", str(RBAC / "rbac.yaml"))
+    lab.agent.wait_ready(30)
+
+
+def test_a_reader_that_goes_away_is_no_error(lab: Lab) -> None:
+    command = f"{sys.executable} -m ovnagent ports --config {lab.agent.config} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_guest_whose_network_is_not_plugged_yet_is_no_finding(lab: Lab) -> None:
+    lab.kubevirt.faults.delays.network = 8.0
+    port = lab.create("web")
+    wait_for(lambda: lab.ovn.placed(port), 10, "the launcher has a node, and the port its chassis")
+    assert ovnagent(lab, "check") == ""
+
+
+def test_check_has_nothing_to_say_of_an_agent_at_work(lab: Lab) -> None:
+    """Migrations with all steps slow enough to be looked at, machines that come and go: each look sees something else."""
+    names = ("one", "two", "three")
+    for name in names:
+        lab.placed(lab.run(name), lab.chassis(name))
+    done = threading.Event()
+    errors: list[str] = []
+
+    def stir() -> None:
+        delays = lab.kubevirt.faults.delays
+        delays.migration_step = delays.domain_ready = 0.2
+        number = 0
+        while not done.is_set():
+            number += 1
+            migrations = [lab.kubevirt.migrate("default", name) for name in names]
+            lab.create(f"brief{number}")
+            ends = [lab.kubevirt.wait_migration("default", migration) for migration in migrations]
+            errors.extend(end for end in ends if end != "Succeeded")
+            lab.kube.kubectl("delete", "vm", f"brief{number}", "--wait=false")
+
+    thread = threading.Thread(target=stir)
+    thread.start()
+    fleeting = 0
+    lasts: list[Finding] = []
+
+    def look() -> View:
+        nonlocal fleeting
+        view = observer.look_closely()
+        fleeting += len(findings(view))
+        return view
+
+    try:
+        with Observer(load(lab.agent.config), 30) as observer:
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                lasts += lasting(look, SETTLE_SECONDS)
+    finally:
+        done.set()
+        thread.join(60)
+    assert not lasts
+    assert not errors
+    assert fleeting, "no look came between the agent's own: this has shown nothing"

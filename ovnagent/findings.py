@@ -1,0 +1,194 @@
+"""What `ovnagent check` finds: what is not as it should be, and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ovnagent.announce import object_ref
+from ovnagent.core.placement import Situation
+from ovnagent.core.ports import NETWORK, Port, PresentPort
+from ovnagent.core.shared import NO_VM
+from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
+from ovnagent.observer import View
+from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, DeleteRows, PutRouterPort, UpdatePort
+from ovnagent.sweep import go_ahead, too_many
+
+AGENT = "a running agent puts it right: see its log and /readyz"
+PAUSE_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is not as it should be, and what to do about it."""
+
+    kind: str
+    """`missing`, `drift`, `leftover`, `record`, `duplicate`, `stale-pin`, `unbound`, or a problem's reason
+    (AddressConflict...)."""
+    what: str
+    message: str
+
+
+def lasting(look: Callable[[], View], seconds: float) -> list[Finding]:
+    """What is found by every look in so many seconds, word for word: what an agent is just about to do, and the steps of a
+    migration, are different each time, or gone."""
+    found = findings(look())
+    end = time.monotonic() + seconds
+    while found and time.monotonic() < end:
+        time.sleep(PAUSE_SECONDS)
+        again = set(findings(look()))
+        found = [finding for finding in found if finding in again]
+    return found
+
+
+def findings(view: View) -> list[Finding]:
+    """Everything that is not as it should be, at this moment."""
+    parts = (_infrastructure, _ports, _records, _duplicates, _stale_pins, _unbound, _problems)
+    return [finding for part in parts for finding in part(view)]
+
+
+def _infrastructure(view: View) -> Iterator[Finding]:
+    for change in view.infrastructure:
+        match change:
+            case CreateSwitch(name):
+                yield Finding("missing", name, f"the logical switch is not there; {AGENT}")
+            case PutRouterPort(port, present, right):
+                if not present:
+                    text = f"router {port.router} has no port on switch {port.switch}"
+                elif right:
+                    text = f"switch {port.switch} has no port that leads to it"
+                else:
+                    text = f"MAC, networks or advertisements of the port on router {port.router} are not as configured"
+                yield Finding("drift" if present and not right else "missing", port.name, f"{text}; {AGENT}")
+            case DeleteRows(table, uuids):
+                yield Finding("leftover", table, f"{len(uuids)} rows that no port uses any more; {AGENT}")
+
+
+def _ports(view: View) -> Iterator[Finding]:
+    held = _held(view)
+    for key in view.results:
+        whose = "of the addresses that VMs share" if key == NO_VM else f"of VM {key}"
+        for change in view.changes(key):
+            match change:
+                case CreatePort(port):
+                    yield Finding("missing", port.name, f"the port {whose} is not there; {AGENT}")
+                case UpdatePort(present, port):
+                    yield Finding("drift", port.name, f"the port {whose}: {_difference(present.port, port)}; {AGENT}")
+                case DeletePort(present):
+                    remedy = AGENT
+                    if present.port.name in held:
+                        remedy = f"an agent asks before it deletes so many: {go_ahead(view.world.cluster)}"
+                    yield Finding("leftover", present.port.name, f"{_why_left(view, key, present)}; {remedy}")
+
+
+def _held(view: View) -> set[str]:
+    """Ports that an agent does not delete by itself (sweep.py)."""
+    rows = view.world.holders.values()
+    empty = {key for key, case in view.cases.items() if case.facts.empty} - {NO_VM}
+    unseen = {row.port.name for row in rows if row.port.vm in empty}
+    configured = {"", *view.world.networks.names()}
+    lost = {row.port.name for row in rows if row.port.external_id(NETWORK) not in configured}
+    return {name for names in (unseen, lost) if too_many(len(names), len(rows)) for name in names}
+
+
+def _why_left(view: View, key: VmKey, row: PresentPort) -> str:
+    network = row.port.external_id(NETWORK)
+    if network and view.world.networks.named(network) is None:
+        return f"its network {network} is not configured"
+    if key != NO_VM and view.cases[key].facts.empty:
+        return f"there is no VM {key}"
+    return "no VMs share its address" if key == NO_VM else f"VM {key} does not use it any more"
+
+
+def _difference(is_: Port, wanted: Port) -> str:
+    """`options:requested-chassis is chassis9, should be chassis1`, for each column or key that differs."""
+    before, after = _values(is_), _values(wanted)
+    return ", ".join(
+        f"{name} is {before.get(name) or 'not set'}, should be {after.get(name) or 'not set'}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    )
+
+
+def _values(port: Port) -> dict[str, str]:
+    """A row's columns and keys, as ovn-nbctl names them."""
+    values = {
+        "switch": port.switch,
+        "addresses": ", ".join(port.addresses),
+        "port_security": ", ".join(port.port_security),
+        "type": port.type,
+        "enabled": str(port.enabled).lower(),
+        "DNS": port.dns,
+    }
+    for column, options in (("dhcpv4_options", port.dhcpv4), ("dhcpv6_options", port.dhcpv6)):
+        if options is not None:
+            values[column] = " ".join((options.cidr, *(f"{key}={value}" for key, value in options.options)))
+    values |= {f"options:{key}": value for key, value in port.options}
+    return values | {f"external_ids:{key}": value for key, value in port.external_ids}
+
+
+def _records(view: View) -> Iterator[Finding]:
+    for key, result in view.results.items():
+        ref, facts = object_ref(result, view.cases[key]), view.cases[key].facts
+        if ref is None or not result.record:
+            continue
+        holder = facts.vm if ref.kind == "VirtualMachine" else facts.vmi
+        if holder is not None and holder.record != result.record:
+            state = "is not what it holds" if holder.record else "is missing"
+            text = (
+                f"annotation {RECORD_ANNOTATION} of the {ref.kind} {state}: should the Northbound database be lost, so are "
+                f"its addresses; may the agent patch {ref.kind}s, and does nobody else take the annotation away?"
+            )
+            yield Finding("record", str(key), text)
+
+
+def _duplicates(view: View) -> Iterator[Finding]:
+    users: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in view.world.holders.values():
+        foreign = view.world.foreign.get(row.port.switch)
+        for address in filter(None, (*row.port.ips, row.port.mac)):
+            users[row.port.switch, address].append(row.port.name)
+            if foreign is not None and (other := foreign.ips.get(address) or foreign.macs.get(address)):
+                users[row.port.switch, address].append(other)
+    for (switch, address), names in sorted(users.items()):
+        if len(names) > 1:
+            text = f"used on switch {switch} by {', '.join(sorted(names))}; change all but one"
+            yield Finding("duplicate", address, text)
+
+
+def _stale_pins(view: View) -> Iterator[Finding]:
+    known = {name for names in view.world.chassis.by_hostname.values() for name in names}
+    for row in view.world.holders.values():
+        gone = [name for name in row.port.requested_chassis if name not in known]
+        if gone:
+            text = (
+                f"options:requested-chassis of the port of VM {row.port.vm} names {', '.join(gone)}, which the Southbound "
+                "database does not know; start ovn-controller there, or stop the VM"
+            )
+            yield Finding("stale-pin", row.port.name, text)
+
+
+def _unbound(view: View) -> Iterator[Finding]:
+    """Ports of guests that run: before that, whoever plugs may still be about to."""
+    for key, result in view.results.items():
+        case = view.cases[key]
+        if case.where.situation is not Situation.PLACED or case.facts.vmi is None or case.facts.vmi.phase != "Running":
+            continue
+        for port in result.wanted:
+            binding, wanted = view.bindings.get(port.name), port.requested_chassis
+            bound = binding.chassis if binding is not None else ""
+            if len(wanted) == 1 and port.enabled and bound != wanted[0]:
+                where = f"on {bound}" if bound else "nowhere"
+                text = (
+                    f"VM {key} runs on chassis {wanted[0]}, but the port is bound {where}; is its interface plugged into "
+                    f"br-int there, with external_ids:iface-id={port.name}?"
+                )
+                yield Finding("unbound", port.name, text)
+
+
+def _problems(view: View) -> Iterator[Finding]:
+    for key, result in view.results.items():
+        for problem in result.problems:
+            yield Finding(problem.reason, str(key), problem.message)
