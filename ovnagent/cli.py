@@ -28,7 +28,8 @@ DEFAULT_CONFIG = "/etc/ovnagent/config.yaml"
 SETTLE_SECONDS = 3.0
 """So long `check` looks at what it has found: an agent that works has put right by then what it is about to."""
 WATCH_SECONDS = 0.1
-"""Between two looks of `ports --watch` at least: so many steps of a migration can be told from each other."""
+"""Between two looks of `ports --watch` at least: so many steps of a migration can be told from each other. With 10,000 VMs a
+look takes 2-4 s, and then the pause is as long: the agent may share the processor."""
 IDLE_SECONDS = 5.0
 """How often it looks where nothing changes: a connection may be lost."""
 
@@ -149,7 +150,7 @@ def _check_config(_: argparse.Namespace, config: Config) -> int:
 def _ports(options: argparse.Namespace, config: Config) -> int:
     from ovnagent import report
 
-    columns = report.PORT_COLUMNS_WIDE if options.output == "wide" else report.PORT_COLUMNS
+    columns = report.PORT_COLUMNS if options.output == "table" else report.PORT_COLUMNS_WIDE
 
     def look(observer: Observer) -> list[report.PortLine]:
         return report.port_lines(observer.look(), options.namespace, options.vm)
@@ -157,11 +158,14 @@ def _ports(options: argparse.Namespace, config: Config) -> int:
     def show(observer: Observer) -> int:
         lines = look(observer)
         print(report.render(lines, options.output, columns), flush=True)
+        pause = WATCH_SECONDS
         while options.watch:
             observer.wait_for_news(IDLE_SECONDS)
-            time.sleep(WATCH_SECONDS)
+            time.sleep(pause)
+            started = time.monotonic()
             before, lines = lines, look(observer)
-            if news := report.news(before, lines):
+            pause = max(WATCH_SECONDS, time.monotonic() - started)
+            if news := report.news(before, lines, columns):
                 text = report.render(news, options.output, columns, before)
                 print(text.partition("\n")[2] if options.output in ("table", "wide") else text, flush=True)
         if options.vm and not lines:

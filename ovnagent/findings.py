@@ -106,7 +106,7 @@ def _difference(is_: Port, wanted: Port) -> str:
     """`options:requested-chassis is chassis9, should be chassis1`, for each column or key that differs."""
     before, after = _values(is_), _values(wanted)
     return ", ".join(
-        f"{name} is {before.get(name) or 'not set'}, should be {after.get(name) or 'not set'}"
+        f"{name} is {before.get(name) or 'not set'}, should {f'be {after[name]}' if after.get(name) else 'not be set'}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     )

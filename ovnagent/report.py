@@ -123,11 +123,15 @@ def _port_lines(view: View, key: VmKey) -> Iterator[PortLine]:
         yield PortLine(key.namespace, key.name, "", "", (), (), (), reasons, "", "", situation, details)
 
 
-def news(before: Sequence[PortLine], now: Sequence[PortLine]) -> list[PortLine]:
-    """Lines that are new or changed, and those that are gone, which say so."""
-    known, ids = set(before), {line.id for line in now}
+def news(before: Sequence[PortLine], now: Sequence[PortLine], columns: Sequence[str]) -> list[PortLine]:
+    """Lines that are new or changed in one of these columns, and those that are gone, which say so."""
+
+    def shown(line: PortLine) -> tuple[object, ...]:
+        return tuple(getattr(line, column) for column in columns)
+
+    known, ids = {shown(line) for line in before}, {line.id for line in now}
     gone = [replace(line, wanted=(), bound=(), trouble=("gone",), details="") for line in before if line.id not in ids]
-    return [*(line for line in now if line not in known), *gone]
+    return [*(line for line in now if shown(line) not in known), *gone]
 
 
 def pool_lines(view: View) -> list[PoolLine]:

@@ -62,6 +62,12 @@ def test_nothing_is_found_where_all_is_well(desk: Desk) -> None:
 def test_a_row_that_is_missing(desk: Desk) -> None:
     del desk.rows["web.default"]
     assert found(desk)["missing"].what == "web.default"
+    assert [line.trouble for line in port_lines(desk.view())] == [("missing",)]
+
+
+def test_a_key_that_somebody_added_to_ours(desk: Desk) -> None:
+    change(desk, "web.default", lambda port: with_options(port, activation_strategy="rarp"))
+    assert "options:activation-strategy is rarp, should not be set;" in found(desk)["drift"].message
 
 
 def test_drift_says_what_is_and_what_should_be(desk: Desk) -> None:
@@ -187,10 +193,12 @@ def test_the_row_is_shown_as_it_is_and_its_trouble(desk: Desk) -> None:
 
 def test_news_are_what_changed_and_what_is_gone(desk: Desk) -> None:
     before = port_lines(desk.view())
-    assert news(before, before) == []
+    assert news(before, before, PORT_COLUMNS) == []
     desk.bindings["web.default"] = Binding("chassis2")
-    assert [line.bound for line in news(before, port_lines(desk.view()))] == [("chassis2",)]
-    assert [line.trouble for line in news(before, [])] == [("gone",)]
+    now = port_lines(desk.view())
+    assert [line.bound for line in news(before, now, PORT_COLUMNS)] == [("chassis2",)]
+    assert news(before, now, ("vm", "wanted")) == []
+    assert [line.trouble for line in news(before, [], PORT_COLUMNS)] == [("gone",)]
 
 
 def test_pools_count_what_others_have(desk: Desk) -> None:
