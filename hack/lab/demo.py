@@ -15,6 +15,23 @@ from hack.lab.process import wait_for
 
 MANIFESTS = REPOSITORY / "hack" / "lab" / "manifests"
 NAME = "demo"
+NETWORKS: list[dict[str, object]] = [
+    {
+        "name": "pods",
+        "logicalSwitch": "ovn-default",
+        "podNetwork": True,
+        "subnets": [{"cidr": "10.16.0.0/16", "gateway": "10.16.0.1"}],
+        "router": "demo",
+    },
+    {
+        "name": "tenant",
+        "nads": ["default/tenant-net"],
+        "subnets": [{"cidr": "192.168.0.0/24", "gateway": "192.168.0.1"}],
+        "dhcp": {},
+        "mtu": 1400,
+        "router": "demo",
+    },
+]
 SECONDS = 60.0
 
 
@@ -61,7 +78,7 @@ def tell(cluster: Cluster, kubevirt: KubeVirt, story: Story) -> None:
     port("testvm.default")
     first = address("testvm.default")
 
-    with Peer(ovn, "node3", "10.16.255.10") as peer:
+    with Peer(ovn, "node3", "10.16.255.10", gateway="10.16.0.1") as peer:
         reachable(peer, first, story)
         story.chapter("2. Stop, start, restart: the address stays")
         kubevirt.stop_vm("default", "testvm")
@@ -100,6 +117,16 @@ def tell(cluster: Cluster, kubevirt: KubeVirt, story: Story) -> None:
 
         story.chapter("5. Live migration around three nodes, with a ping every 10 ms and one TCP connection from node3")
         migrations(cluster, kubevirt, peer, story)
+
+        story.chapter(
+            "6. A network of its own: the guest asks OVN's DHCP for its address, and a router joins the two switches"
+        )
+        story.show("kubectl apply -f tenant.yaml", kube.kubectl("apply", "-f", str(MANIFESTS / "tenant.yaml")))
+        kubevirt.wait_running("default", "tenant", SECONDS)
+        name = "tenant.default.tenant-net.default"
+        port(name)
+        story.show("ovn-nbctl list DHCP_Options", ovn.nbctl("--columns=cidr,options", "list", "DHCP_Options"))
+        reachable(peer, address(name), story)  # from the other switch
 
 
 def migrations(cluster: Cluster, kubevirt: KubeVirt, peer: Peer, story: Story) -> None:
@@ -161,7 +188,7 @@ def main(arguments: list[str]) -> int:
     cluster.up()
     try:
         story.say("both are up; starting the agent, as its own ServiceAccount")
-        agent = cluster.agent().start()
+        agent = cluster.agent(NETWORKS).start()
         story.say("the agent is ready")
         with KubeVirt(cluster.kube, cluster.ovn, guests="qemu") as kubevirt:
             tell(cluster, kubevirt, story)

@@ -36,12 +36,15 @@ class Peer:
 
     Its port is made with ovn-nbctl, as somebody else's: for the agent it is a foreign port."""
 
-    def __init__(self, ovn: OvnLab, node: str, address: str, switch: str = "ovn-default", prefix: int = 16) -> None:
+    def __init__(
+        self, ovn: OvnLab, node: str, address: str, switch: str = "ovn-default", prefix: int = 16, gateway: str = ""
+    ) -> None:
         self.ovn = ovn
         self.node = node
         self.address = address
         self.switch = switch
         self.prefix = prefix
+        self.gateway = gateway
         self.port = f"peer-{address}"
         self.netns = f"{ovn.name}-peer{address.rpartition('.')[2]}"
         self.interface = f"p{address.rpartition('.')[2]}"
@@ -59,6 +62,8 @@ class Peer:
         run("ip", "netns", "exec", self.netns, "ethtool", "-K", "eth0", "tx", "off")
         run("ip", "-n", self.netns, "addr", "add", f"{self.address}/{self.prefix}", "dev", "eth0")
         run("ip", "-n", self.netns, "link", "set", "eth0", "up")
+        if self.gateway:
+            run("ip", "-n", self.netns, "route", "add", "default", "via", self.gateway)
         run("ip", "-n", chassis.netns, "link", "set", self.interface, "mtu", str(MTU), "up")
         self.ovn.plug(self.node, self.interface, self.port)
         self.ovn.sync()

@@ -13,7 +13,7 @@ import yaml
 
 from hack.lab.cluster import Cluster
 from hack.lab.container import AGENT_IMAGE, SANDBOX_IMAGE, ContainerAgent, engine
-from hack.lab.demo import Story, tell
+from hack.lab.demo import NETWORKS, Story, tell
 from hack.lab.kubevirt import KubeVirt
 from hack.lab.process import run, wait_for
 from tests.deploy.conftest import of_kind
@@ -104,7 +104,7 @@ def deployed() -> Iterator[tuple[Cluster, ContainerAgent, KubeVirt]]:
 
 
 def publish(cluster: Cluster, agent: ContainerAgent, *more: dict[str, object]) -> None:
-    """Apply the ConfigMap, and put into the pod's file what the API server has then."""
+    """Apply the ConfigMap, with the lab's endpoints and networks; then do with what is stored as the kubelet does."""
     config_map = of_kind("tcp", "ConfigMap")
     content = yaml.safe_load(config_map["data"]["config.yaml"])
     content["ovn"] = {
@@ -112,7 +112,7 @@ def publish(cluster: Cluster, agent: ContainerAgent, *more: dict[str, object]) -
         "southbound": [f"tcp:127.0.0.1:{agent.sb_port}"],
     }
     content["serve"] = {"address": "127.0.0.1", "port": agent.port}
-    content["networks"] = [*content["networks"], *more]
+    content["networks"] = [*NETWORKS, *more]
     cluster.kube.apply(yaml.safe_dump(config_map | {"data": {"config.yaml": yaml.safe_dump(content)}}))
     stored = cluster.kube.get("configmap", "ovnagent", "-n", "ovnagent")
     agent.write_config(stored["data"]["config.yaml"])  # type: ignore[index]
