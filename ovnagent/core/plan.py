@@ -140,19 +140,21 @@ class _Draft:
     def _network(self, interface: Interface, request: Request) -> Network | None:
         networks = self.world.networks
         if request.network:
-            network = networks.named(request.network)
-            if network is None:
-                self.problems.append(
-                    Problem(
-                        problems.UNKNOWN_NETWORK,
-                        f"{request.network_key} names {request.network}, which is not configured; "
-                        f"choose one of: {', '.join(networks.names())}",
-                    )
-                )
-            return network
-        if interface.nad:
-            return networks.by_nad.get(interface.nad) or networks.named(self.world.nads.get(interface.nad, ""))
-        return networks.pod if interface.binding != "sriov" else None
+            return self._named(request.network, request.network_key)
+        if interface.nad in networks.by_nad:
+            return networks.by_nad[interface.nad]
+        if named := self.world.nads.get(interface.nad, ""):
+            return self._named(named, f"NetworkAttachmentDefinition {interface.nad}")
+        return networks.pod if not interface.nad and interface.binding != "sriov" else None
+
+    def _named(self, name: str, source: str) -> Network | None:
+        """The network that `source` names, or a problem."""
+        network = self.world.networks.named(name)
+        if network is None:
+            known = ", ".join(self.world.networks.names())
+            text = f"{source} names {name}, which is not configured; choose one of: {known}"
+            self.problems.append(Problem(problems.UNKNOWN_NETWORK, text))
+        return network
 
     def _name_taken(self, name: str) -> Problem | None:
         assert self.owner is not None

@@ -6,6 +6,7 @@ import ipaddress
 import json
 from dataclasses import replace
 
+from ovnagent.core import reduce
 from ovnagent.core.networks import Dhcp
 from ovnagent.core.shared import NO_VM
 from tests.desk import Desk, migration_object, network, pod_object, vm_object, vmi_object
@@ -174,6 +175,21 @@ def test_a_changed_nad_has_its_port_at_once_and_the_old_one_goes_with_the_last_l
     desk.feed("MODIFIED", "pods", pod_object("p1", "web", "node1", phase="Succeeded"))
     desk.look()
     assert sorted(desk.rows) == ["web.default.blue.default"]
+
+
+def test_a_nad_that_names_what_is_not_configured_is_a_sentence_on_the_vm_and_the_other_interface_does_not_notice() -> None:
+    desk = Desk(network(), TENANT)
+    nad = {
+        "metadata": {"namespace": "default", "name": "odd", "annotations": {"ovn.kubernetes.io/logical_switch": "nowhere"}}
+    }
+    desk.store.put(reduce.attachable(nad))
+    networks = [*NETWORKS[:1], {"name": "o", "multus": {"networkName": "odd"}}]
+    nics = [{"name": "a", "bridge": {}}, {"name": "o", "bridge": {}}]
+    desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=nics, networks=networks))
+    desk.look()
+    assert sorted(desk.rows) == ["web.default.tenant.default"]
+    said = "UnknownNetwork: NetworkAttachmentDefinition default/odd names nowhere, which is not configured; choose one of: "
+    assert desk.says("web") == [f"{said}pods, tenant"]
 
 
 def test_a_link_that_is_down_disables_the_port() -> None:
