@@ -2,6 +2,6 @@
 
 import sys
 
-from ovnagent.cli import main
+from ovnagent.commands.cli import main
 
 sys.exit(main())

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import FrameType
 
 from ovnagent.announce import Announcer
-from ovnagent.config import Config
+from ovnagent.config.file import Config
+from ovnagent.config.reload import Reloader
 from ovnagent.core.placement import Situation
 from ovnagent.core.vm import VmKey
 from ovnagent.dirty import Dirty
@@ -21,7 +22,6 @@ from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.reconciler import Reconciler
-from ovnagent.reload import Reloader
 from ovnagent.serve.http import Server
 from ovnagent.serve.metrics import Metrics
 

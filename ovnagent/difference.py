@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ovnagent.config import Config
+from ovnagent.config.file import Config
 from ovnagent.core.addresses import Books, Foreign
 from ovnagent.core.networks import Network
 from ovnagent.core.placement import ChassisTable

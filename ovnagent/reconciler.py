@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ovnagent.announce import Announcer, object_ref
-from ovnagent.config import Config
+from ovnagent.config.file import Config
 from ovnagent.core.addresses import Books
 from ovnagent.core.placement import Binding, Situation, Whereabouts, locate
 from ovnagent.core.plan import Case, Result, plan

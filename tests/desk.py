@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ovnagent.commands.observer import View
 from ovnagent.core import reduce, vm
 from ovnagent.core.addresses import Books, Foreign
 from ovnagent.core.networks import AddressRange, Network, Networks, Subnet
@@ -21,7 +22,6 @@ from ovnagent.core.problems import Problem
 from ovnagent.core.vm import VmKey
 from ovnagent.difference import changes
 from ovnagent.kube.store import Store
-from ovnagent.observer import View
 from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
 
 REDUCERS: Mapping[str, Callable[[Mapping[str, Any]], vm.Fact]] = {

@@ -14,7 +14,7 @@ import yaml
 from hack.lab.cluster import REPOSITORY
 from hack.lab.kube import ControlPlane
 from hack.lab.sandbox import certificates
-from ovnagent import config
+from ovnagent.config import file as config
 from tests.deploy.conftest import OVERLAYS, manifests, of_kind
 
 

@@ -16,10 +16,10 @@ import yaml
 
 from hack.lab.cluster import RBAC
 from hack.lab.process import wait_for
-from ovnagent.cli import SETTLE_SECONDS
-from ovnagent.config import load
-from ovnagent.findings import Finding, findings, lasting
-from ovnagent.observer import Observer, View
+from ovnagent.commands.cli import SETTLE_SECONDS
+from ovnagent.commands.findings import Finding, findings, lasting
+from ovnagent.commands.observer import Observer, View
+from ovnagent.config.file import load
 from tests.e2e.conftest import Lab
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from ovnagent import cli
+from ovnagent.commands import cli
+from ovnagent.commands.findings import Finding, findings, lasting
+from ovnagent.commands.report import POOL_COLUMNS, PORT_COLUMNS, holders, news, pool_lines, port_lines, render, table
 from ovnagent.core.addresses import Foreign
 from ovnagent.core.placement import Binding
 from ovnagent.core.ports import Port, PresentPort, with_options
 from ovnagent.core.vm import VmKey
-from ovnagent.findings import Finding, findings, lasting
 from ovnagent.ovn.changes import CreateSwitch
-from ovnagent.report import POOL_COLUMNS, PORT_COLUMNS, holders, news, pool_lines, port_lines, render, table
 from tests.desk import Desk, migration_object, network, pod_object, vm_object, vmi_object
 
 WEB = {"ovn.kubernetes.io/ip_address": "10.16.0.15"}

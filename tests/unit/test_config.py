@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ovnagent import cli
-from ovnagent.config import ConfigError, FileModel, parse
+from ovnagent.commands import cli
+from ovnagent.config.file import ConfigError, FileModel, parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "deploy" / "config.example.yaml"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 
-from ovnagent.config import Config, ConfigError, load
+from ovnagent.config.file import Config, ConfigError, load
 from ovnagent.core import ports
 from ovnagent.core.ports import PresentPort
 

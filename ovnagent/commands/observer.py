@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ovnagent.config import Config
+from ovnagent.config.file import Config
 from ovnagent.core.addresses import Books, Foreign
 from ovnagent.core.placement import Binding, locate
 from ovnagent.core.plan import Case, Result, World, plan

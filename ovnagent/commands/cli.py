@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ovnagent import __version__, logs
-from ovnagent.config import Config, ConfigError, load
-from ovnagent.observer import CannotLookError, Observer
+from ovnagent.commands.observer import CannotLookError, Observer
+from ovnagent.config.file import Config, ConfigError, load
 
 DESCRIPTION = """\
 Gives every KubeVirt virtual machine logical switch ports of its own in OVN: named after the VM, with addresses that stay
@@ -148,7 +148,7 @@ def _check_config(_: argparse.Namespace, config: Config) -> int:
 
 
 def _ports(options: argparse.Namespace, config: Config) -> int:
-    from ovnagent import report
+    from ovnagent.commands import report
 
     columns = report.PORT_COLUMNS if options.output == "table" else report.PORT_COLUMNS_WIDE
 
@@ -177,7 +177,7 @@ def _ports(options: argparse.Namespace, config: Config) -> int:
 
 
 def _check(options: argparse.Namespace, config: Config) -> int:
-    from ovnagent import findings, report
+    from ovnagent.commands import findings, report
 
     def show(observer: Observer) -> int:
         found = findings.lasting(observer.look_closely, SETTLE_SECONDS)
@@ -193,7 +193,7 @@ def _check(options: argparse.Namespace, config: Config) -> int:
 
 
 def _pools(options: argparse.Namespace, config: Config) -> int:
-    from ovnagent import report
+    from ovnagent.commands import report
 
     def show(observer: Observer) -> int:
         lines = report.pool_lines(observer.look())

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
+from ovnagent.commands.observer import View
 from ovnagent.core.networks import Network, Subnet
 from ovnagent.core.ports import INTERFACE, NETWORK, Port
 from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
-from ovnagent.observer import View
 from ovnagent.ovn.changes import CreatePort, DeletePort, UpdatePort
 
 

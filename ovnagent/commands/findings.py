@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ovnagent.announce import object_ref
+from ovnagent.commands.observer import View
 from ovnagent.core.placement import Situation
 from ovnagent.core.ports import NETWORK, Port, PresentPort
 from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
-from ovnagent.observer import View
 from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, DeleteRows, PutRouterPort, UpdatePort
 from ovnagent.sweep import go_ahead, too_many
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from ovnagent.config_form import DhcpModel, FileModel, NetworkModel, OvnModel, RouteModel, SubnetModel
+from ovnagent.config.form import DhcpModel, FileModel, NetworkModel, OvnModel, RouteModel, SubnetModel
 from ovnagent.core.networks import AddressRange, Dhcp, IPAddress, IPNetwork, Network, Networks, Subnet
 from ovnagent.core.requests import parse_mac
 from ovnagent.kube.client import KubeConfig

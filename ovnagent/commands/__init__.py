@@ -1,0 +1,1 @@
+"""The commands. They look and never write, but for `run`."""

@@ -1,0 +1,1 @@
+"""The configuration file: its form, its meaning, and its change while the agent runs."""
