@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from ovnagent.config.form import DhcpModel, FileModel, NetworkModel, OvnModel, RouteModel, SubnetModel
 from ovnagent.core.networks import AddressRange, Dhcp, IPAddress, IPNetwork, Network, Networks, Subnet
-from ovnagent.core.requests import parse_mac
+from ovnagent.core.values import parse_mac
 from ovnagent.kube.client import KubeConfig
 from ovnagent.ovn.connection import Tls
 
