@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -48,17 +49,18 @@ def parse_options(text: str, known: dict[str, Form]) -> Options:
 
 
 def _split(text: str) -> list[str]:
-    parts, depth, quoted = [""], 0, False
-    for letter in text:
+    """At the commas, but for those within braces or quotes."""
+    parts, start, depth, quoted = [], 0, 0, False
+    for mark in re.finditer('[",{}]', text):
+        letter = mark[0]
         quoted ^= letter == '"'
         depth += (letter == "{") - (letter == "}") if not quoted else 0
         if letter == "," and not depth and not quoted:
-            parts.append("")
-        else:
-            parts[-1] += letter
+            parts.append(text[start : mark.start()])
+            start = mark.end()
     if depth or quoted:
         raise ValueError(f"{values.shown(text)} has a brace or a quote that is not closed")
-    return parts
+    return [*parts, text[start:]]
 
 
 # ---- types ----------------------------------------------------------------------------------------------------------
