@@ -165,8 +165,8 @@ _FLAG = number(0, 1)
 _IPV4 = partial(addresses, version=4)
 
 DHCPV4: dict[str, Form] = {
-    # What a guest is told here goes to that guest alone: northd sends every answer back through the port that asked. So
-    # a VM may name any server and any router, and can mislead nobody but itself.
+    # What a guest is told goes to that guest alone: northd sends every answer back through the port that asked. So a VM may
+    # name any server and any router, and misleads nobody but itself. (Not the server's MAC: core/requests.py.)
     "server_id": ipv4,
     "server_mac": values.parse_mac,
     "router": _IPV4,

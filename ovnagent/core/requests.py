@@ -90,6 +90,8 @@ def read(interface: Interface, annotations: Annotations) -> Request:
             f"{ingress_key} has no effect: OVN's ports limit only what a guest sends (egress_rate); for the other direction "
             "add a rule with ovn-nbctl qos-add <switch> to-lport"
         )
+    dhcpv4_options = reader.told("dhcp-v4-options", parse_dhcpv4, "server_mac")
+    dhcpv6_options = reader.told("dhcp-v6-options", parse_dhcpv6, "server_id")
     return Request(
         ips=ips,
         ips_key=ips_key,
@@ -100,8 +102,8 @@ def read(interface: Interface, annotations: Annotations) -> Request:
         network=network,
         network_key=network_key,
         port_security=reader.get("port_security", parse_bool, None)[1],
-        dhcpv4_options=reader.get("dhcp-v4-options", parse_dhcpv4, NO_OPTIONS)[1],
-        dhcpv6_options=reader.get("dhcp-v6-options", parse_dhcpv6, NO_OPTIONS)[1],
+        dhcpv4_options=dhcpv4_options,
+        dhcpv6_options=dhcpv6_options,
         pairs=pairs,
         pairs_key=pairs_key,
         egress_rate=reader.get("egress_rate", parse_rate, 0)[1],
@@ -155,6 +157,14 @@ class _Reader:
             self.errors.append(f"{name}: {error}")
             return default
         return value  # type: ignore[no-any-return]
+
+    def told(self, key: str, parse: Callable[[str], Options], server: str) -> Options:
+        """DHCP options, without the one that says which MAC the server has: northd lets DHCP answers from that MAC past the
+        ACLs of the port, so whoever chose it could be reached by those whom the operator shuts out."""
+        name, options = self.get(key, parse, NO_OPTIONS)
+        if server in dict(options):
+            self.warnings.append(f"{name}: {server} is the network's to choose (dhcp.serverMac) and is left out")
+        return tuple((option, value) for option, value in options if option != server)
 
     def ecosystem_addresses(self, key: str, ips: tuple[IPAddress, ...]) -> tuple[str, tuple[IPAddress, ...]]:
         """`network.kubevirt.io/addresses`, where no ovn key is given."""

@@ -113,6 +113,16 @@ def test_what_is_too_much_or_hostile_is_said(key: str, value: str, words: str) -
     assert len(error) < 400
 
 
+def test_the_dhcp_server_s_mac_is_the_network_s_to_choose() -> None:
+    key = "ovn.kubernetes.io/dhcp-v"
+    request = asked(
+        POD, {f"{key}4-options": "server_mac=0a:58:00:00:00:01,mtu=1400", f"{key}6-options": "server_id=0a:58:00:00:00:01"}
+    )
+    assert not request.errors
+    assert (request.dhcpv4_options, request.dhcpv6_options) == ((("mtu", "1400"),), ())
+    assert ["is left out" in warning for warning in request.warnings] == [True, True]
+
+
 def test_many_long_annotations_are_not_guessed_at() -> None:
     long = {f"net{n}.demo.kubernetes.io/ip_pool": "10.1.0.1," * 800 for n in range(30)}
     machine = virtual_machine(vm_object("vm", annotations=long))
