@@ -60,7 +60,7 @@ class Agent:
         )
         self.config = config
         self.reloader = Reloader(
-            path, config, lambda: self.northbound.ports.values(), self._reconfigure, self.metrics.config_accepted.set
+            path, config, lambda: self.northbound.snapshot.own(), self._reconfigure, self.metrics.config_accepted.set
         )
         self.failed = threading.Event()
         """The reconciler has ended by an error: the process must end."""
@@ -101,7 +101,8 @@ class Agent:
         self.dirty.add(keys)
 
     def _bindings_changed(self, ports: set[str]) -> None:
-        self.dirty.add(row.port.vm for name in ports if (row := self.northbound.ports.get(name)) is not None)
+        rows = self.northbound.snapshot.ports
+        self.dirty.add(row.port.vm for name in ports if (row := rows.get(name)) is not None)
 
     def _inventory_changed(self) -> None:
         """What others use changed: VMs that wait for something may get it now, and a held sweep its go-ahead."""
@@ -129,9 +130,9 @@ class Agent:
             for kind, age in self.kube.stale.items()
             if age > STALE_SECONDS
         ]
-        if not self.northbound.synced:
+        if not self.northbound.snapshot.complete:
             found.append("Northbound: not connected, or the copy is not complete")
-        if not self.southbound.connected:
+        if not self.southbound.snapshot.complete:
             found.append("Southbound: not connected, or the copy is not complete")
         for name, database in (("Northbound", self.northbound.database), ("Southbound", self.southbound.database)):
             if database.age > STALE_SECONDS and database.idl is not None:
@@ -142,7 +143,7 @@ class Agent:
 
     def _refresh(self) -> None:
         metrics, reconciler = self.metrics, self.reconciler
-        metrics.ports.set(len(self.northbound.ports))
+        metrics.ports.set(sum(1 for _ in self.northbound.snapshot.own()))
         metrics.lock_held.set(self.northbound.has_lock)
         metrics.sweep_held.set(reconciler.guard.held_ports)
         metrics.records_pending.set(self.kube.record_writer.pending)

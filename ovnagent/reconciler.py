@@ -20,11 +20,12 @@ from ovnagent.core.plan import Case, Result, plan
 from ovnagent.core.problems import PORT_REFUSED, Problem
 from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import Facts, VmKey
-from ovnagent.difference import changes, infrastructure, world_of
+from ovnagent.difference import changes, infrastructure, rows_of, vms_of, world_of
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn.changes import Change
 from ovnagent.ovn.northbound import Northbound, NotCommittedError
+from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
 from ovnagent.sweep import SweepGuard
@@ -109,9 +110,9 @@ class Reconciler:
                 return
             if everything:
                 now = time.monotonic()
-                for key in self.kube.keys() | self.northbound.vm_keys() | self.seen.keys():
+                for key in self.kube.keys() | vms_of(self.northbound.snapshot) | self.seen.keys():
                     batch.setdefault(key, now)
-            if batch or not self.in_sync or self.northbound.unused():
+            if batch or not self.in_sync or self.northbound.snapshot.unused:
                 self._reconcile(batch)
 
     def reconfigure(self, config: Config) -> None:
@@ -140,7 +141,8 @@ class Reconciler:
             self.northbound.release_lock()
             return False
         self.northbound.acquire_lock()
-        ready = self.northbound.synced and self.northbound.has_lock and self.southbound.ever_synced
+        ready = self.northbound.snapshot.complete and self.northbound.has_lock
+        ready = ready and self.southbound.snapshot.ever_complete
         if ready and not self.leading:
             # Another agent may have granted addresses meanwhile.
             LOG.info("leading", extra={"reason": "holding the Northbound lock, all views complete"})
@@ -160,21 +162,22 @@ class Reconciler:
 
     def _reconcile(self, batch: Mapping[VmKey, float]) -> None:
         started = time.monotonic()
-        generation = self.northbound.generation
+        nb, sb = self.northbound.snapshot, self.southbound.snapshot
         self.drifted = self.touched & batch.keys()
         self.touched -= self.drifted
         facts = {key: self.kube.facts(key) for key in batch}
         gone = {key for key in batch if facts[key].empty}
         held = self.guard.held(gone, self.kube, self.northbound)
-        cases = [self._case(facts[key]) for key in batch if key not in held]
+        cases = [self._case(facts[key], nb, sb) for key in batch if key not in held]
         if not self.in_sync or self.guard.orphaned:
             self.guard.look_at_networks(set(self.config.networks.names()), self.northbound)
-        world = world_of(self.config, self.books, self.kube, self.northbound, self.southbound)
+        world = world_of(self.config, self.books, self.kube, nb, sb)
         results = [self.guard.spare(result) for result in plan(cases, world)]
         self.metrics.reconcile.observe(time.monotonic() - started)
         if self.books.shares_changed:
             self.dirty.add((NO_VM,))
-        if generation != self.northbound.generation or not self.northbound.synced:
+        now = self.northbound.snapshot
+        if nb.generation != now.generation or not now.complete:
             self.dirty.add_everything()  # the copy was thrown away under our hands: none of this may be true
             return
         for start in range(0, max(len(results), 1), CHUNK):
@@ -184,7 +187,7 @@ class Reconciler:
                 return
         self.in_sync = True
 
-    def _case(self, facts: Facts) -> Case:
+    def _case(self, facts: Facts, nb: NorthboundSnapshot, sb: SouthboundSnapshot) -> Case:
         where = locate(facts)
         now = time.monotonic()
         seen = self.seen.get(facts.key)
@@ -193,15 +196,15 @@ class Reconciler:
         elif seen.where != where:
             seen = replace(seen, where=where, since=now)
         self.seen[facts.key] = seen
-        present = self.northbound.ports_of(facts.key)
+        present = rows_of(nb, facts.key)
         bindings: dict[str, Binding] = {}
-        if self.southbound.connected:
-            bindings = {name: binding for name in seen.watched if (binding := self.southbound.binding(name))}
+        if sb.complete:
+            bindings = {name: binding for name in seen.watched if (binding := sb.bindings.get(name))}
         return Case(facts, where, now - seen.since, present, bindings)
 
     def _commit(self, results: Sequence[Result], cases: Sequence[Case], batch: Mapping[VmKey, float]) -> bool:
         """Write the difference. False: nothing could be written, and all of it stays dirty."""
-        groups: list[list[Change]] = [infrastructure(self.config.networks.all, self.northbound, results)]
+        groups: list[list[Change]] = [infrastructure(self.config.networks.all, self.northbound.snapshot, results)]
         groups += [changes(result, case.present) for result, case in zip(results, cases, strict=True)]
         errors: Sequence[str | None] = [None] * len(groups)
         if any(groups):

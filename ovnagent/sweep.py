@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from ovnagent.core.plan import Result
 from ovnagent.core.ports import NETWORK
-from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn.northbound import Northbound
@@ -45,9 +44,10 @@ class SweepGuard:
         """Of the VMs of which nothing is left, those whose rows must stay for now."""
         if not gone and not self.held_ports:
             return set()
-        unseen = (northbound.vm_keys() - {NO_VM} - kube.keys()) - kube.store.seen_deleted()
-        at_stake = sum(len(northbound.ports_of(key)) for key in unseen)
-        owned = len(northbound.ports)
+        nb = northbound.snapshot
+        unseen = (set(nb.by_vm) - kube.keys()) - kube.store.seen_deleted()
+        at_stake = sum(len(nb.by_vm[key]) for key in unseen)
+        owned = len(nb.ports) + len(nb.virtual)
         if not too_many(at_stake, owned) or self._approved(northbound, at_stake):
             self.held_ports = 0
             return set()
@@ -61,7 +61,7 @@ class SweepGuard:
 
     def look_at_networks(self, configured: set[str], northbound: Northbound) -> None:
         """A network may be missing from the configuration by mistake: see `orphaned`."""
-        rows = [row.port.external_id(NETWORK) for row in list(northbound.ports.values())]
+        rows = [row.port.external_id(NETWORK) for row in northbound.snapshot.own()]
         lost = [name for name in rows if name and name not in configured]
         if not too_many(len(lost), len(rows)) or self._approved(northbound, len(lost)):
             self.orphaned = frozenset()
@@ -81,8 +81,8 @@ class SweepGuard:
         return replace(result, obsolete=obsolete)
 
     def _approved(self, northbound: Northbound, ports: int) -> bool:
-        if northbound.global_external_id(APPROVAL) != northbound.cluster:
+        if northbound.snapshot.global_ids.get(APPROVAL) != northbound.cluster:
             return False
-        LOG.warning("sweep approved", extra={"ports": ports, "of": len(northbound.ports)})
+        LOG.warning("sweep approved", extra={"ports": ports, "of": len(northbound.snapshot.ports)})
         northbound.set_global_external_id(APPROVAL, "")
         return True

@@ -10,20 +10,21 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ovnagent.config.file import Config
-from ovnagent.core.addresses import Books, Foreign
+from ovnagent.core.addresses import Books
 from ovnagent.core.placement import Binding, locate
 from ovnagent.core.plan import Case, Result, World, plan
 from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
-from ovnagent.difference import changes, infrastructure, world_of
+from ovnagent.difference import changes, infrastructure, rows_of, vms_of, world_of
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn import json_parser
 from ovnagent.ovn.changes import Change, CreatePort
 from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
+from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 
 STALE_SECONDS = 30.0
@@ -122,8 +123,8 @@ class Observer:
         fresh = self._kube.synced and max(self._kube.stale.values(), default=0.0) < STALE_SECONDS
         sources = [
             ("Kubernetes", fresh),
-            (f"Northbound ({self._config.northbound})", self._northbound.synced),
-            (f"Southbound ({self._config.southbound})", self._southbound.watch_all() and self._southbound.connected),
+            (f"Northbound ({self._config.northbound})", self._northbound.snapshot.complete),
+            (f"Southbound ({self._config.southbound})", self._southbound.watch_all() and self._southbound.snapshot.complete),
         ]
         return [name for name, complete in sources if not complete]
 
@@ -131,9 +132,9 @@ class Observer:
         """What is and what should be, now. Raises CannotLookError where a connection is lost and does not come back."""
         while True:
             self._wait()
-            generation = self._northbound.generation
+            generation = self._northbound.snapshot.generation
             view = self._look()
-            if not self._incomplete() and generation == self._northbound.generation:
+            if not self._incomplete() and generation == self._northbound.snapshot.generation:
                 return view
 
     def look_closely(self) -> View:
@@ -159,25 +160,22 @@ class Observer:
     def _look(self) -> View:
         networks = self._config.networks.all
         books = Books(network.logical_switch for network in networks)
-        world = world_of(self._config, books, self._kube, self._northbound, self._southbound)
-        # Copies: they are walked through while the connections' threads write the originals.
-        foreign = {switch: Foreign(dict(used.ips), dict(used.macs)) for switch, used in world.foreign.items()}
-        world = replace(world, holders=dict(world.holders), foreign=foreign)
-        bindings = dict(self._southbound.bindings)
-        cases = [self._case(key, bindings) for key in sorted(self._kube.keys() | self._northbound.vm_keys() | {NO_VM})]
+        nb, sb = self._northbound.snapshot, self._southbound.snapshot
+        world = world_of(self._config, books, self._kube, nb, sb)
+        cases = [self._case(key, nb, sb) for key in sorted(self._kube.keys() | vms_of(nb) | {NO_VM})]
         results = plan(cases, world)
         return View(
             world,
             {case.facts.key: case for case in cases},
             {each.key: each for each in results},
-            bindings,
-            infrastructure(networks, self._northbound, results),
+            sb.bindings,
+            infrastructure(networks, nb, results),
         )
 
-    def _case(self, key: VmKey, bindings: Mapping[str, Binding]) -> Case:
+    def _case(self, key: VmKey, nb: NorthboundSnapshot, sb: SouthboundSnapshot) -> Case:
         facts = self._kube.facts(key)
         # No time has passed: what the agent waits for is no fault.
-        return Case(facts, locate(facts), 0.0, self._northbound.ports_of(key), bindings)
+        return Case(facts, locate(facts), 0.0, rows_of(nb, key), sb.bindings)
 
 
 class _Troubles(logging.Handler):

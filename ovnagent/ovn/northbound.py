@@ -1,4 +1,4 @@
-"""The Northbound database: snapshots of what concerns the agent, its lock, and its transactions.
+"""The Northbound database: a snapshot of what concerns the agent, its lock, and its transactions.
 
 Of Logical_Switch_Port only two kinds of rows are copied: the agent's own, and foreign ones on its switches, whose
 addresses are taken. Snapshots are values; the IDL's rows never leave the connection's thread.
@@ -6,17 +6,15 @@ addresses are taken. Snapshots are values; the IDL's rows never leave the connec
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ovnagent.core.dhcp import DhcpOptions
-from ovnagent.core.ports import PresentPort
-from ovnagent.core.routers import RouterPort
-from ovnagent.core.vm import VmKey
-from ovnagent.ovn.changes import Change, DeleteRows, Known, Operation, operations
+from ovnagent.ovn.changes import Change, Known, Operation, operations
 from ovnagent.ovn.connection import Database, Tls
 from ovnagent.ovn.nb_replica import Listeners, NorthboundReplica
+from ovnagent.ovn.snapshot import NorthboundSnapshot, Scope
 from ovnagent.ovn.transaction import NotCommittedError, RefusedError, transact
 
 __all__ = ["Northbound", "NotCommittedError", "RefusedError"]
@@ -58,7 +56,7 @@ class Northbound:
         self.cluster = cluster
         # A lock's name is an <id> (RFC 7047, 3.1): letters, digits and underscores.
         self.lock_name = "ovnagent_" + re.sub("[^a-zA-Z0-9]", lambda match: f"_{ord(match[0]):x}_", cluster)
-        self._switches, self._routers = frozenset(switches), frozenset(routers)
+        self._scope = Scope(frozenset(switches), frozenset(routers))
         self._listeners = listeners
         self.database = Database("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls)
         self._watched_names: frozenset[str] = frozenset()
@@ -66,13 +64,13 @@ class Northbound:
         """How many have been attempted."""
 
     def _make(self, remote: str, helper: Any, leader_only: bool) -> NorthboundReplica:
-        return NorthboundReplica(remote, helper, leader_only, self.cluster, self._switches, self._routers, self._listeners)
+        return NorthboundReplica(remote, helper, leader_only, self.cluster, self._scope, self._listeners)
 
     def watch(self, switches: Iterable[str], routers: Iterable[str]) -> None:
         """Other switches and routers than before: the copy is complete again when it holds all that concerns them."""
-        wanted = self._switches, self._routers = frozenset(switches), frozenset(routers)
+        scope = self._scope = Scope(frozenset(switches), frozenset(routers))
         if (replica := self._replica) is not None:
-            self.database.request(lambda: replica.watch(*wanted))
+            self.database.request(lambda: replica.watch(scope))
 
     def start(self) -> None:
         self.database.start()
@@ -88,16 +86,11 @@ class Northbound:
         return idl
 
     @property
-    def synced(self) -> bool:
-        """The copy is complete: own ports, foreign ports on the configured switches, and it is being kept up to date."""
+    def snapshot(self) -> NorthboundSnapshot:
+        """What is known now. It is complete only if it is about what `watch` asked for last."""
         replica = self._replica
-        return replica is not None and replica.complete and replica.wanted == (self._switches, self._routers)
-
-    @property
-    def generation(self) -> int:
-        """Changes whenever the copy was thrown away and read again: what was read before is worth nothing."""
-        replica = self._replica
-        return replica.generation if replica is not None else -1
+        found = replica.snapshot if replica is not None else NorthboundSnapshot()
+        return found if found.scope == self._scope or not found.complete else dataclasses.replace(found, complete=False)
 
     @property
     def has_lock(self) -> bool:
@@ -117,58 +110,7 @@ class Northbound:
             return
         self.database.request(lambda: replica.set_lock(name))
 
-    # -- snapshots
-
-    @property
-    def ports(self) -> Mapping[str, PresentPort]:
-        """Port name -> row, of the agent's own."""
-        return self._replica.own if self._replica else {}
-
-    def ports_of(self, key: VmKey) -> tuple[PresentPort, ...]:
-        replica = self._replica
-        if replica is None:
-            return ()
-        rows = (replica.own_by_id.get(row_id) for row_id in sorted(replica.ids_of.get(key, ())))
-        return tuple(sorted((row for row in rows if row is not None), key=lambda row: row.port.name))
-
-    def vm_keys(self) -> set[VmKey]:
-        """All VMs that have rows."""
-        return set(self._replica.ids_of) if self._replica else set()
-
-    @property
-    def switches(self) -> Mapping[str, str]:
-        """Name -> UUID of the configured switches that exist."""
-        return self._replica.switches if self._replica else {}
-
-    def taken(self, switch: str) -> Mapping[str, str]:
-        """IP address -> phrase naming the foreign port that has it, on this switch."""
-        return self._replica.inventory.ips.get(switch, {}) if self._replica else {}
-
-    def taken_macs(self, switch: str) -> Mapping[str, str]:
-        return self._replica.inventory.macs.get(switch, {}) if self._replica else {}
-
-    @property
-    def foreign_names(self) -> Mapping[str, str]:
-        """Port name -> phrase naming whose it is, of foreign ports that are known."""
-        return self._replica.inventory.names if self._replica else {}
-
-    def router_port(self, name: str) -> tuple[str, RouterPort | None]:
-        """(UUID of a router's port, what it is; None if it is not the agent's), or ("", None) where there is none."""
-        return self._replica.services.router_ports.get(name, ("", None)) if self._replica else ("", None)
-
-    @property
-    def dhcp(self) -> Mapping[DhcpOptions, str]:
-        """Content -> UUID, of the agent's rows of DHCP_Options."""
-        return self._replica.services.dhcp if self._replica else {}
-
-    def unused(self) -> list[DeleteRows]:
-        """Rows of DHCP_Options and DNS that are the agent's, and that no port of it uses any more."""
-        unused = self._replica.unused if self._replica else {}
-        return [DeleteRows(table, row_ids) for table, row_ids in unused.items() if row_ids]
-
-    def global_external_id(self, key: str) -> str:
-        """A value of NB_Global's external_ids, or an empty string."""
-        return self._replica.global_ids.get(key, "") if self._replica else ""
+    # -- ports of other switches
 
     def watch_names(self, names: set[str]) -> None:
         """Port names that foreign rows on other switches have: watch those rows, so that their going wakes us."""
@@ -212,8 +154,8 @@ class Northbound:
         self._commit(groups[half:], errors)
 
     def _known(self) -> Known:
-        replica = self._replica
-        return Known(replica.switches, replica.services.dhcp, replica.services.routers) if replica else Known({})
+        now = self.snapshot
+        return Known(now.switches, now.dhcp, now.routers)
 
     def set_global_external_id(self, key: str, value: str) -> None:
         """Set (or with an empty value remove) a key in NB_Global's external_ids."""

@@ -67,7 +67,7 @@ def fill(agent: Agent) -> None:
 def test_nothing_is_written_without_the_lock(nb: Server, start: Start) -> None:
     holder = start(nb.remote)
     standby = start(nb.remote, ready=False)
-    wait_for(lambda: standby.northbound.synced, SECONDS, "the standby's copy")
+    wait_for(lambda: standby.now.complete, SECONDS, "the standby's copy")
     with pytest.raises(NotCommittedError, match="lock"):
         standby.commit(CreateSwitch("pods"))
     standby.northbound.acquire_lock()
@@ -94,7 +94,7 @@ def test_the_lock_goes_over_when_its_holder_is_killed(nb: Server, start: Start) 
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
             standby = start(nb.remote, ready=False)
-            wait_for(lambda: standby.northbound.synced, SECONDS, "the standby's copy")
+            wait_for(lambda: standby.now.complete, SECONDS, "the standby's copy")
             standby.northbound.acquire_lock()
             with pytest.raises(NotCommittedError):
                 standby.commit(CreateSwitch("pods"))
@@ -114,7 +114,7 @@ def test_the_lock_goes_over_when_its_holder_is_killed(nb: Server, start: Start) 
 def test_a_database_that_comes_late(tmp_path: Path, start: Start) -> None:
     nb = Server(tmp_path / "nb")
     agent = start(nb.remote, ready=False)
-    assert not agent.northbound.synced
+    assert not agent.now.complete
     assert agent.northbound.database.age == float("inf")
     with pytest.raises(NotCommittedError):
         agent.commit(CreateSwitch("pods"))
@@ -131,30 +131,30 @@ def test_a_restart_of_the_database_is_a_pause(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
     fill(agent)
     nb.stop()
-    wait_for(lambda: not agent.northbound.synced, SECONDS, "the copy is known to be stale")
+    wait_for(lambda: not agent.now.complete, SECONDS, "the copy is known to be stale")
     assert not agent.northbound.has_lock
     with pytest.raises(NotCommittedError):
         agent.commit(CreatePort(port("vm2")))
-    assert set(agent.northbound.ports) == {"vm1"}, "what was known last stands"
+    assert set(agent.now.ports) == {"vm1"}, "what was known last stands"
     nb.start()
     agent.ready()
     assert agent.commit(CreatePort(port("vm2"))) is None
-    wait_for(lambda: set(agent.northbound.ports) == {"vm1", "vm2"}, SECONDS, "both ports")
+    wait_for(lambda: set(agent.now.ports) == {"vm1", "vm2"}, SECONDS, "both ports")
 
 
 def test_a_database_that_comes_back_empty(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
     fill(agent)
-    generation = agent.northbound.generation
+    generation = agent.now.generation
     nb.stop()
     nb.create()
     agent.heard.forget()
     nb.start()
     agent.ready()
-    assert agent.northbound.generation != generation
+    assert agent.now.generation != generation
     assert agent.heard.everything
-    assert not agent.northbound.ports
-    assert not agent.northbound.switches
+    assert not agent.now.ports
+    assert not agent.now.switches
     fill(agent)
 
 
@@ -168,13 +168,13 @@ def test_a_database_that_hangs_is_noticed_on_a_unix_socket_too(nb: Server, start
         with pytest.raises(NotCommittedError, match="connection was lost"):
             agent.commit(CreatePort(port("vm2")))
         assert time.monotonic() - began < 5
-        assert not agent.northbound.synced
+        assert not agent.now.complete
         wait_for(lambda: agent.northbound.database.age > 2, SECONDS, "the age of the copy")
     finally:
         nb.thaw()
     agent.ready()
     assert agent.northbound.database.age == 0
-    wait_for(lambda: "vm1" in agent.northbound.ports, SECONDS, "the port in the copy")
+    wait_for(lambda: "vm1" in agent.now.ports, SECONDS, "the port in the copy")
 
 
 def test_an_agent_stops_at_once_whatever_the_database_does(nb: Server, start: Start, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_an_endpoint_that_accepts_and_stays_silent_holds_up_nobody(
         silent.bind(str(tmp_path / "silent.sock"))
         silent.listen(10)
         agent = start(f"unix:{tmp_path}/silent.sock,{nb.remote}", ready=False)
-        wait_for(lambda: agent.northbound.synced, 15, "the copy from the other endpoint")
+        wait_for(lambda: agent.now.complete, 15, "the copy from the other endpoint")
 
 
 def test_an_update_that_is_not_understood_has_all_copied_anew(
@@ -210,7 +210,7 @@ def test_an_update_that_is_not_understood_has_all_copied_anew(
 ) -> None:
     agent = start(nb.remote)
     fill(agent)
-    generation = agent.northbound.generation
+    generation = agent.now.generation
     honest = NorthboundReplica.notify
 
     def broken(*arguments: object) -> None:
@@ -219,8 +219,8 @@ def test_an_update_that_is_not_understood_has_all_copied_anew(
 
     monkeypatch.setattr(NorthboundReplica, "notify", broken)
     nb.nbctl("lsp-set-addresses", "vm1", "unknown")
-    wait_for(lambda: agent.northbound.generation != generation, SECONDS, "a new copy")
-    wait_for(lambda: agent.northbound.synced, SECONDS, "the copy complete")
+    wait_for(lambda: agent.now.generation != generation, SECONDS, "a new copy")
+    wait_for(lambda: agent.now.complete, SECONDS, "the copy complete")
     assert agent.row("vm1").port.addresses == ("unknown",)
 
 
@@ -234,10 +234,10 @@ def test_a_cluster_that_changes_its_leader(tmp_path: Path, start: Start) -> None
         leader = next(member for member in members if leads(member))
         leader.stop()
         began = time.monotonic()
-        wait_for(lambda: not agent.northbound.synced, SECONDS, "the leader's end noticed")
+        wait_for(lambda: not agent.now.complete, SECONDS, "the leader's end noticed")
         agent.ready()
         print(f"ready {time.monotonic() - began:.1f} s after the leader's end")
-        assert set(agent.northbound.ports) == {"vm1"}
+        assert set(agent.now.ports) == {"vm1"}
         assert agent.commit(CreatePort(port("vm2"))) is None
         agent.row("vm2")
 
@@ -255,7 +255,7 @@ def test_a_member_that_ceases_to_lead_is_left(tmp_path: Path, start: Start) -> N
         wait_for(lambda: any(leads(member) for member in members if member is not old), 20, "a new leader")
         wait_for(lambda: agent.northbound.database.idl.session_name() != old.remote, 20, "the old one left")
         agent.ready()
-        if "vm2" not in agent.northbound.ports:
+        if "vm2" not in agent.now.ports:
             assert agent.commit(CreatePort(port("vm2"))) is None
         agent.row("vm2")
 
