@@ -5,7 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
-from ovnagent.core.vm import Attachable, Fact, Facts, Instance, Launcher, Migration, Node, VirtualMachine, VmKey
+from ovnagent.core.vm import (
+    Fact,
+    Facts,
+    Instance,
+    Launcher,
+    Migration,
+    NetworkAttachmentDefinition,
+    Node,
+    VirtualMachine,
+    VmKey,
+)
 
 Identity = tuple[str, str]
 """(namespace, name); the namespace of a Node is empty."""
@@ -20,7 +30,7 @@ class Store:
         self._changed = changed
         self._surroundings = surroundings
         self._objects: dict[type[Fact], dict[Identity, Fact]] = {
-            kind: {} for kind in (VirtualMachine, Instance, Migration, Launcher, Node, Attachable)
+            kind: {} for kind in (VirtualMachine, Instance, Migration, Launcher, Node, NetworkAttachmentDefinition)
         }
         self._by_key: dict[VmKey, dict[tuple[type[Fact], Identity], Fact]] = {}
         self._deleted: set[VmKey] = set()
@@ -59,7 +69,7 @@ class Store:
             return set()
         keys = self._remove(kind, identity)
         self._objects[kind][identity] = fact
-        if not isinstance(fact, Node | Attachable):
+        if not isinstance(fact, Node | NetworkAttachmentDefinition):
             self._by_key.setdefault(fact.key, {})[kind, identity] = fact
             self._deleted.discard(fact.key)
             keys.add(fact.key)
@@ -67,7 +77,7 @@ class Store:
 
     def _remove(self, kind: type[Fact], identity: Identity) -> set[VmKey]:
         old = self._objects[kind].pop(identity, None)
-        if old is None or isinstance(old, Node | Attachable):
+        if old is None or isinstance(old, Node | NetworkAttachmentDefinition):
             return set()
         entries = self._by_key[old.key]
         del entries[kind, identity]
@@ -76,7 +86,7 @@ class Store:
         return {old.key}
 
     def _tell(self, kind: type[Fact], keys: set[VmKey]) -> None:
-        if kind in (Node, Attachable):
+        if kind in (Node, NetworkAttachmentDefinition):
             self._surroundings()
         elif keys:
             self._changed(keys)
@@ -119,7 +129,11 @@ class Store:
     def nads(self) -> Mapping[str, str]:
         """`namespace/name` of a NAD -> the network it names itself."""
         with self._lock:
-            found = [fact for fact in self._objects[Attachable].values() if isinstance(fact, Attachable)]
+            found = [
+                fact
+                for fact in self._objects[NetworkAttachmentDefinition].values()
+                if isinstance(fact, NetworkAttachmentDefinition)
+            ]
         return {nad.nad: nad.network for nad in found if nad.network}
 
 

@@ -58,8 +58,8 @@ KINDS = (
     Kind(
         "network-attachment-definitions",
         "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions",
-        vm.Attachable,
-        reduce.attachable,
+        vm.NetworkAttachmentDefinition,
+        reduce.network_attachment_definition,
         optional=True,
     ),
 )
