@@ -134,9 +134,9 @@ class Agent:
             found.append("Northbound: not connected, or the copy is not complete")
         if not self.southbound.snapshot.complete:
             found.append("Southbound: not connected, or the copy is not complete")
-        for name, database in (("Northbound", self.northbound.database), ("Southbound", self.southbound.database)):
-            if database.age > STALE_SECONDS and database.idl is not None:
-                found.append(f"{name}: not heard of for {database.age:.0f} s")
+        for name, connection in (("Northbound", self.northbound.connection), ("Southbound", self.southbound.connection)):
+            if connection.age > STALE_SECONDS and connection.idl is not None:
+                found.append(f"{name}: not heard of for {connection.age:.0f} s")
         if self.northbound.has_lock and not self.reconciler.in_sync:
             found.append("the first reconciliation is not done")
         return found
@@ -149,8 +149,8 @@ class Agent:
         metrics.records_pending.set(self.kube.record_writer.pending)
         metrics.writes_dropped.labels("records").set(self.kube.record_writer.dropped)
         metrics.writes_dropped.labels("events").set(self.kube.event_writer.dropped)
-        metrics.replica_age.labels("northbound").set(self.northbound.database.age)
-        metrics.replica_age.labels("southbound").set(self.southbound.database.age)
+        metrics.replica_age.labels("northbound").set(self.northbound.connection.age)
+        metrics.replica_age.labels("southbound").set(self.southbound.connection.age)
         metrics.replica_age.labels("kubernetes").set(max(self.kube.stale.values(), default=0.0))
         seen = list(reconciler.seen.values())
         moving = (Situation.MIGRATING, Situation.SWITCHED)

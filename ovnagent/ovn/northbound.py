@@ -13,7 +13,7 @@ from typing import Any
 
 from ovnagent.ovn import atoms
 from ovnagent.ovn.changes import Change, Known, Operation, operations
-from ovnagent.ovn.connection import Database, Tls
+from ovnagent.ovn.connection import Connection, Tls
 from ovnagent.ovn.nb_replica import Listeners, NorthboundReplica
 from ovnagent.ovn.snapshot import NorthboundSnapshot, Scope
 from ovnagent.ovn.transaction import NotCommittedError, RefusedError, transact
@@ -59,7 +59,7 @@ class Northbound:
         self.lock_name = "ovnagent_" + re.sub("[^a-zA-Z0-9]", lambda match: f"_{ord(match[0]):x}_", cluster)
         self._scope = Scope(frozenset(switches), frozenset(routers))
         self._listeners = listeners
-        self.database = Database("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls)
+        self.connection = Connection("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls)
         self._watched_names: frozenset[str] = frozenset()
         self.transactions = 0
         """How many have been attempted."""
@@ -71,19 +71,19 @@ class Northbound:
         """Other switches and routers than before: the copy is complete again when it holds all that concerns them."""
         scope = self._scope = Scope(frozenset(switches), frozenset(routers))
         if (replica := self._replica) is not None:
-            self.database.request(lambda: replica.watch(scope))
+            self.connection.request(lambda: replica.watch(scope))
 
     def start(self) -> None:
-        self.database.start()
+        self.connection.start()
 
     def stop(self) -> None:
-        self.database.stop()
+        self.connection.stop()
 
     # -- state
 
     @property
     def _replica(self) -> NorthboundReplica | None:
-        idl: NorthboundReplica | None = self.database.idl
+        idl: NorthboundReplica | None = self.connection.idl
         return idl
 
     @property
@@ -109,7 +109,7 @@ class Northbound:
         replica = self._replica
         if replica is None or replica.lock_name == name or not replica.monitoring:
             return
-        self.database.request(lambda: replica.set_lock(name))
+        self.connection.request(lambda: replica.set_lock(name))
 
     # -- ports of other switches
 
@@ -118,7 +118,7 @@ class Northbound:
         replica = self._replica
         if replica is not None and self._watched_names != names:
             self._watched_names = frozenset(names)
-            self.database.request(lambda: replica.watch_names(frozenset(names)))
+            self.connection.request(lambda: replica.watch_names(frozenset(names)))
 
     def names_known(self, names: set[str]) -> bool:
         """The rows asked for by `watch_names(names)` are here."""
@@ -168,4 +168,4 @@ class Northbound:
 
     def _transact(self, operations: list[Operation]) -> None:
         self.transactions += 1
-        transact(self.database.connection, operations)
+        transact(self.connection, operations)

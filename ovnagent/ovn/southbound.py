@@ -10,7 +10,7 @@ from immutables import Map
 from ovs.db import idl as ovs_idl
 
 from ovnagent.core.placement import Binding
-from ovnagent.ovn.connection import Database, Tls
+from ovnagent.ovn.connection import Connection, Tls
 from ovnagent.ovn.replica import Replica
 from ovnagent.ovn.snapshot import SouthboundSnapshot
 
@@ -121,7 +121,7 @@ class Southbound:
         """`bindings_changed(port names)` and `chassis_changed()` are called from the connection's thread."""
         self._listeners = (bindings_changed, chassis_changed)
         # Any member of a cluster will do: nothing is written here.
-        self.database = Database("OVN_Southbound", endpoints, COLUMNS, self._make, False, tls)
+        self.connection = Connection("OVN_Southbound", endpoints, COLUMNS, self._make, False, tls)
         self._watched: frozenset[str] = frozenset()
         self._watches_all = False
 
@@ -129,14 +129,14 @@ class Southbound:
         return SouthboundReplica(remote, helper, leader_only, *self._listeners)
 
     def start(self) -> None:
-        self.database.start()
+        self.connection.start()
 
     def stop(self) -> None:
-        self.database.stop()
+        self.connection.stop()
 
     @property
     def _replica(self) -> SouthboundReplica | None:
-        replica: SouthboundReplica | None = self.database.idl
+        replica: SouthboundReplica | None = self.connection.idl
         return replica
 
     @property
@@ -149,7 +149,7 @@ class Southbound:
         replica = self._replica
         if replica is not None and ports != self._watched:
             watched = self._watched = frozenset(ports)
-            self.database.request(lambda: replica.watch(watched))
+            self.connection.request(lambda: replica.watch(watched))
 
     def watch_all(self) -> bool:
         """Watch all of them (for people who look at everything); whether all are there."""
@@ -158,6 +158,6 @@ class Southbound:
             return False
         if not self._watches_all:
             self._watches_all = True
-            self.database.request(replica.watch_all)
+            self.connection.request(replica.watch_all)
             return False
         return replica.asked_for_all and replica.conditions_met

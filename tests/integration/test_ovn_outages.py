@@ -16,7 +16,7 @@ import pytest
 
 from hack.lab.databases import Server, cluster, leads, server
 from hack.lab.process import run, wait_for
-from ovnagent.ovn import replica
+from ovnagent.ovn import session
 from ovnagent.ovn.changes import CreatePort, CreateSwitch
 from ovnagent.ovn.connection import Tls
 from ovnagent.ovn.nb_replica import NorthboundReplica
@@ -53,7 +53,7 @@ def start() -> Iterator[Start]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent connection is given up after 2 s instead of 10."""
-    monkeypatch.setattr(replica, "PROBE_MILLISECONDS", 1000)
+    monkeypatch.setattr(session, "PROBE_MILLISECONDS", 1000)
 
 
 def fill(agent: Agent) -> None:
@@ -115,7 +115,7 @@ def test_a_database_that_comes_late(tmp_path: Path, start: Start) -> None:
     nb = Server(tmp_path / "nb")
     agent = start(nb.remote, ready=False)
     assert not agent.now.complete
-    assert agent.northbound.database.age == float("inf")
+    assert agent.northbound.connection.age == float("inf")
     with pytest.raises(NotCommittedError):
         agent.commit(CreateSwitch("pods"))
     nb.create()
@@ -169,11 +169,11 @@ def test_a_database_that_hangs_is_noticed_on_a_unix_socket_too(nb: Server, start
             agent.commit(CreatePort(port("vm2")))
         assert time.monotonic() - began < 5
         assert not agent.now.complete
-        wait_for(lambda: agent.northbound.database.age > 2, SECONDS, "the age of the copy")
+        wait_for(lambda: agent.northbound.connection.age > 2, SECONDS, "the age of the copy")
     finally:
         nb.thaw()
     agent.ready()
-    assert agent.northbound.database.age == 0
+    assert agent.northbound.connection.age == 0
     wait_for(lambda: "vm1" in agent.now.ports, SECONDS, "the port in the copy")
 
 
@@ -188,7 +188,7 @@ def test_an_agent_stops_at_once_whatever_the_database_does(nb: Server, start: St
             began = time.monotonic()
             each.northbound.stop()
             assert time.monotonic() - began < 1
-            assert not each.northbound.database.connection.thread.is_alive()
+            assert not each.northbound.connection.thread.is_alive()
     finally:
         nb.thaw()
 
@@ -253,7 +253,7 @@ def test_a_member_that_ceases_to_lead_is_left(tmp_path: Path, start: Start) -> N
         except NotCommittedError:
             pass
         wait_for(lambda: any(leads(member) for member in members if member is not old), 20, "a new leader")
-        wait_for(lambda: agent.northbound.database.idl.session_name() != old.remote, 20, "the old one left")
+        wait_for(lambda: agent.northbound.connection.idl.session_name() != old.remote, 20, "the old one left")
         agent.ready()
         if "vm2" not in agent.now.ports:
             assert agent.commit(CreatePort(port("vm2"))) is None
