@@ -86,8 +86,8 @@ def _network(interface: Interface, request: Request, key: VmKey, rules: Rules) -
     if network is not None and not network.namespaces.admit(key.namespace, _labels(key, rules)):
         who = f"{source} names" if source else f"interface {interface.name} is on"
         text = (
-            f"{who} network {network.name}, to which namespace {key.namespace} may not attach (the network's rule `namespaces`); "
-            "choose another network, or ask the cluster's operator to admit the namespace"
+            f"{who} network {network.name}, to which namespace {key.namespace} may not attach (the network's rule "
+            "`namespaces`); choose another network, or ask the cluster's operator to admit the namespace"
         )
         return Problem(problems.NETWORK_REFUSED, text)
     return network
