@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from ovnagent import memory
 from ovnagent.announce import Announcer
 from ovnagent.config.file import Config
 from ovnagent.config.reload import Reloader
 from ovnagent.core.placement import Situation
 from ovnagent.core.vm import VmKey
 from ovnagent.dirty import Dirty
-from ovnagent.kube.kubernetes import Kubernetes
+from ovnagent.kube.kubernetes import Counters, Kubernetes
 from ovnagent.ovn import json_parser
 from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
@@ -24,10 +25,13 @@ from ovnagent.ovn.southbound import Southbound
 from ovnagent.reconciler import Reconciler
 from ovnagent.serve.http import Server
 from ovnagent.serve.metrics import Metrics
+from ovnagent.supervision import Supervisor
 
 LOG = logging.getLogger(__name__)
 
 STOP_SECONDS = 1.0
+RECONCILER_SECONDS = 60.0
+"""A batch takes 3 s at 10,000 VMs, and a transaction that the database does not answer is given up after 10 s."""
 STALE_SECONDS = 30.0
 """A replica that has not been heard of for so long makes the agent not ready."""
 
@@ -38,12 +42,18 @@ class Agent:
     def __init__(self, config: Config, path: Path) -> None:
         """`path`: the file of the configuration, which may change meanwhile."""
         self.metrics = Metrics()
+        self.supervisor = Supervisor(lambda thread: self.metrics.thread_restarts.labels(thread).inc())
         self.dirty = Dirty()
         self.kube = Kubernetes(
             config.kubernetes,
-            changed=self.dirty.add,
-            everything=self.dirty.add_everything,
-            on_error=lambda kind, reason: self.metrics.watch_errors.labels(kind, reason).inc(),
+            self.dirty.add,
+            self.dirty.add_everything,
+            self.supervisor,
+            Counters(
+                watch_error=lambda kind, reason: self.metrics.watch_errors.labels(kind, reason).inc(),
+                write_dropped=lambda queue, reason: self.metrics.writes_dropped.labels(queue, reason).inc(),
+                event_suppressed=lambda reason: self.metrics.events_suppressed.labels(reason).inc(),
+            ),
         )
         self.northbound = Northbound(
             config.northbound,
@@ -60,15 +70,25 @@ class Agent:
         )
         self.config = config
         self.reloader = Reloader(
-            path, config, lambda: self.northbound.ports.values(), self._reconfigure, self.metrics.config_accepted.set
+            path,
+            config,
+            lambda: self.northbound.ports.values(),
+            self._reconfigure,
+            self.metrics.config_accepted.set,
+            self.supervisor,
         )
         self.failed = threading.Event()
         """The reconciler has ended by an error: the process must end."""
         self._thread = threading.Thread(target=self._reconcile, name="reconciler", daemon=True)
-        self.metrics.on_scrape(self._refresh)
+        self.supervisor.watch(
+            "reconciler", self._thread.is_alive, lambda: self.reconciler.last_turn, RECONCILER_SECONDS
+        )
+        self.metrics.on_scrape("reconciler", self._refresh)
         self.server: Server | None = None
         if config.port:
-            self.server = Server(config.address, config.port, self.metrics, self.reasons, self._thread.is_alive)
+            self.server = Server(
+                config.address, config.port, self.metrics, self.reasons, self.supervisor.troubles, self.supervisor
+            )
 
     def start(self) -> None:
         LOG.info("starting", extra={"cluster": self.config.cluster, "json_parser": json_parser.install()})
@@ -101,7 +121,8 @@ class Agent:
         self.dirty.add(keys)
 
     def _bindings_changed(self, ports: set[str]) -> None:
-        self.dirty.add(row.port.vm for name in ports if (row := self.northbound.ports.get(name)) is not None)
+        keys = [row.port.vm for name in ports if (row := self.northbound.ports.get(name)) is not None]
+        self.dirty.add(keys, urgent=True)
 
     def _inventory_changed(self) -> None:
         """What others use changed: VMs that wait for something may get it now, and a held sweep its go-ahead."""
@@ -146,8 +167,8 @@ class Agent:
         metrics.lock_held.set(self.northbound.has_lock)
         metrics.sweep_held.set(reconciler.guard.held_ports)
         metrics.records_pending.set(self.kube.record_writer.pending)
-        metrics.writes_dropped.labels("records").set(self.kube.record_writer.dropped)
-        metrics.writes_dropped.labels("events").set(self.kube.event_writer.dropped)
+        for kind, objects in self.kube.quarantined.items():
+            metrics.quarantined.labels(kind).set(objects)
         metrics.replica_age.labels("northbound").set(self.northbound.database.age)
         metrics.replica_age.labels("southbound").set(self.southbound.database.age)
         metrics.replica_age.labels("kubernetes").set(max(self.kube.stale.values(), default=0.0))
@@ -160,6 +181,7 @@ class Agent:
 
 def run(config: Config, path: Path) -> int:
     """Run until SIGTERM or SIGINT; the process' exit status."""
+    memory.be_frugal()
     agent = Agent(config, path)
     done = threading.Event()
 

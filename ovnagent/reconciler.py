@@ -39,6 +39,8 @@ RETRY_SECONDS = (0.05, 5.0)
 """First and longest pause after a transaction that could not be committed."""
 REFUSED_RETRY_SECONDS = 30.0
 """When a row that the database refused is tried again without any news of it."""
+UNSURE_RETRY_SECONDS = 30.0
+"""When a VM is looked at again that was left alone because something of it cannot be read."""
 STALE_SECONDS = 60.0
 """An agent whose view of Kubernetes is older than this gives up the lock."""
 
@@ -90,6 +92,8 @@ class Reconciler:
         self.leading = False
         self.failures = 0
         self.stopping = False
+        self.last_turn = time.monotonic()
+        """When the loop was at its beginning last; monotonic seconds."""
         self.in_sync = False
         """The first look at every VM is done."""
 
@@ -98,8 +102,12 @@ class Reconciler:
     def run(self) -> None:
         """Until `stop`. An error in here is a bug: it ends the agent, and a standby or a restart takes over."""
         while not self.stopping:
+            self.last_turn = time.monotonic()
             if not self._may_write():
-                self.dirty.pause(IDLE_SECONDS)
+                if not self.leading:  # who leads begins with all VMs: till then nothing need be remembered
+                    self.dirty.collapse()
+                    self.touched.clear()
+                self.dirty.wait(IDLE_SECONDS)
                 continue
             if self._next is not None:
                 self.config, self._next = self._next, None
@@ -108,9 +116,11 @@ class Reconciler:
             if self.stopping:
                 return
             if everything:
-                now = time.monotonic()
-                for key in self.kube.keys() | self.northbound.vm_keys() | self.seen.keys():
-                    batch.setdefault(key, now)
+                keys = self.kube.keys() | self.northbound.vm_keys() | self.seen.keys()
+                if self.in_sync:
+                    self.dirty.add(keys)  # in turns, behind what is urgent
+                else:  # who holds which address is known only when all have been looked at together
+                    batch = {**dict.fromkeys(keys, time.monotonic()), **batch}
             if batch or not self.in_sync or self.northbound.unused():
                 self._reconcile(batch)
 
@@ -165,7 +175,7 @@ class Reconciler:
         self.touched -= self.drifted
         facts = {key: self.kube.facts(key) for key in batch}
         gone = {key for key in batch if facts[key].empty}
-        held = self.guard.held(gone, self.kube, self.northbound)
+        held = self.guard.held(gone, self.kube, self.northbound) | self._unsure(facts)
         cases = [self._case(facts[key]) for key in batch if key not in held]
         if not self.in_sync or self.guard.orphaned:
             self.guard.look_at_networks(set(self.config.networks.names()), self.northbound)
@@ -183,6 +193,13 @@ class Reconciler:
                 self.dirty.add(result.key for result in results[start:])
                 return
         self.in_sync = True
+
+    def _unsure(self, facts: Mapping[VmKey, Facts]) -> set[VmKey]:
+        """VMs of which something is there that cannot be read: their rows stay as they are."""
+        held = {key for key, known in facts.items() if self.kube.store.unsure(known)}
+        for key in held:
+            self.dirty.later(key, UNSURE_RETRY_SECONDS)
+        return held
 
     def _case(self, facts: Facts) -> Case:
         where = locate(facts)
@@ -273,8 +290,8 @@ class Reconciler:
         if ref is None or not result.record:
             return
         holder = case.facts.vm if ref.kind == "VirtualMachine" else case.facts.vmi
-        if holder is not None and holder.record != result.record:
-            self.kube.records.put(ref, result.record)
+        if holder is not None:
+            self.kube.records.keep(ref, holder.record, result.record)
 
 
 def watched(where: Whereabouts, result: Result) -> frozenset[str]:

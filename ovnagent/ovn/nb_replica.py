@@ -16,7 +16,7 @@ from typing import Any
 
 from ovs.db import idl as ovs_idl
 
-from ovnagent import garbage
+from ovnagent import memory
 from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, own_options
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.inventory import Inventory, foreign_port
@@ -340,7 +340,7 @@ class NorthboundReplica(Replica):
         if not self.conditions_met and (not self.complete or self._homeless):
             return  # what is missing may be the switch that a port has been moved to
         if not self.complete:
-            garbage.keep()
+            memory.keep()
             self.complete = self._everything_dirty = True
         if self._services_dirty:
             self._services_dirty = False

@@ -18,8 +18,11 @@ import yaml
 from hack.lab.process import wait_for
 from ovnagent.core.vm import VmKey
 from ovnagent.kube.client import Client, KubeConfig
+from ovnagent.kube.events import ObjectRef
+from ovnagent.kube.kinds import KINDS
 from ovnagent.kube.store import Store
-from ovnagent.kube.watch import KINDS, Watcher
+from ovnagent.kube.watch import Watcher
+from ovnagent.supervision import Supervisor
 from tests.desk import vm_object
 
 VMS = KINDS[0]
@@ -57,9 +60,19 @@ class Replayer:
         config.write_text(yaml.safe_dump(text | {"users": [{"name": "u", "user": {}}]}))
         self.changed: list[VmKey] = []
         self.errors: list[str] = []
-        self.store = Store(self.changed.extend, lambda: None)
+        self.store = Store(lambda keys, _: self.changed.extend(keys))
+        self.told: list[tuple[ObjectRef, str]] = []
+        self.failures: list[str] = []
+        self.supervisor = Supervisor(self.failures.append)
         client = Client(KubeConfig(config))
-        self.watcher = Watcher(client, VMS, self.store, lambda _kind, reason: self.errors.append(reason))
+        self.watcher = Watcher(
+            client,
+            VMS,
+            self.store,
+            lambda _kind, reason: self.errors.append(reason),
+            lambda ref, why: self.told.append((ref, why)),
+            self.supervisor,
+        )
 
     def names(self) -> set[str]:
         return {key.name for key in set(self.store.keys())}
