@@ -9,7 +9,7 @@ from ovnagent.core.plan import Case, Result
 from ovnagent.core.problems import PORT_REFUSED, Problem
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
-from ovnagent.memory import Memory
+from ovnagent.notes import Notes
 from ovnagent.ovn.changes import Change
 from ovnagent.serve.metrics import Metrics
 
@@ -20,8 +20,8 @@ REFUSED_RETRY_SECONDS = 30.0
 class Consequences:
     """For the reconciler, in its thread."""
 
-    def __init__(self, memory: Memory, dirty: Dirty, kube: Kubernetes, announcer: Announcer, metrics: Metrics) -> None:
-        self._memory, self._dirty, self._kube, self._announcer, self._metrics = memory, dirty, kube, announcer, metrics
+    def __init__(self, notes: Notes, dirty: Dirty, kube: Kubernetes, announcer: Announcer, metrics: Metrics) -> None:
+        self._notes, self._dirty, self._kube, self._announcer, self._metrics = notes, dirty, kube, announcer, metrics
 
     def draw(
         self, result: Result, case: Case, group: Sequence[Change], error: str | None, drifted: bool, seconds: float
@@ -33,15 +33,15 @@ class Consequences:
             problems = (*problems, refusal(result, error))
             self._metrics.refused_rows.inc()
         gone = result.owner is None and not result.wanted and not error
-        before, now = self._memory.settle(result, case.facts, problems, gone)
-        self._dirty.add(self._memory.waiting_for(result.freed))
+        before, now = self._notes.settle(result, case.facts, problems, gone)
+        self._dirty.add(self._notes.waiting_for(result.freed))
         if now.watched - before.watched:
             self._dirty.add((result.key,), urgent=True)  # once more, with what SB says
         if group and drifted and before.facts == case.facts and not before.watched:
             self._metrics.drift.inc(len(group))
             self._announcer.drift(result.key, len(group))
         if result.owner is None and case.facts.empty and not result.wanted:
-            self._kube.forget(result.key)
+            self._kube.store.forget(result.key)
         self._record(result, case)
         self._dirty.later(result.key, REFUSED_RETRY_SECONDS if error else result.look_again)
         self._announcer.tell(result, case, () if error else group, problems, before.problems, seconds)
@@ -52,8 +52,8 @@ class Consequences:
         if ref is None or not result.record:
             return
         holder = case.facts.vm if ref.kind == "VirtualMachine" else case.facts.vmi
-        if holder is not None and holder.record != result.record:
-            self._kube.records.put(ref, result.record)
+        if holder is not None:
+            self._kube.records.keep(ref, holder.record, result.record)
 
 
 def refusal(result: Result, error: str) -> Problem:

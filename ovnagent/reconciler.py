@@ -26,7 +26,7 @@ from ovnagent.core.vm import Facts, VmKey
 from ovnagent.difference import brake_of, changes, infrastructure, virtual_changes, world_of
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
-from ovnagent.memory import Memory
+from ovnagent.notes import Notes
 from ovnagent.ovn.changes import Change, SetGlobal
 from ovnagent.ovn.northbound import Northbound, NotCommittedError
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
@@ -71,14 +71,14 @@ class Reconciler:
         metrics: Metrics,
     ) -> None:
         self.status = Status()
-        self.memory = Memory()
+        self.notes = Notes()
         self.leading = False
         """It holds the lock and works; a standby remembers nothing of what changes."""
         self._config, self._next = config, config
         self._dirty, self._kube = dirty, kube
         self._northbound, self._southbound = northbound, southbound
         self._announcer, self._metrics = announcer, metrics
-        self._consequences = Consequences(self.memory, dirty, kube, announcer, metrics)
+        self._consequences = Consequences(self.notes, dirty, kube, announcer, metrics)
         self._touched: set[VmKey] = set()
         """VMs whose rows changed in NB, by whomever, since the last look at them."""
         self._others: NorthboundSnapshot = NorthboundSnapshot()
@@ -124,7 +124,7 @@ class Reconciler:
             return
         nb, now, brake = self._northbound.snapshot, time.monotonic(), self.status.brake
         if everything or not self.status.in_sync:
-            batch |= dict.fromkeys({*self._kube.keys(), *nb.by_vm, *self.memory.seen} - batch.keys(), now)
+            batch |= dict.fromkeys({*self._kube.keys(), *nb.by_vm, *self.notes.seen} - batch.keys(), now)
         elif brake.held_ports and nb.global_ids.get(APPROVAL) == self._config.cluster:
             # All that an operator's word is about goes at once: after that the word is used up.
             held = {*brake.vms, *(row.port.vm for name in brake.ports if (row := nb.ports.get(name)) is not None)}
@@ -174,8 +174,8 @@ class Reconciler:
         before, self._others = self._others, nb
         if before.foreign is not nb.foreign or before.names is not nb.names:
             networks = self._config.networks.all
-            freed = self.memory.freed_by_others(networks, (before.foreign, before.names), (nb.foreign, nb.names))
-            self._dirty.add(self.memory.waiting_for(freed))
+            freed = self.notes.freed_by_others(networks, (before.foreign, before.names), (nb.foreign, nb.names))
+            self._dirty.add(self.notes.waiting_for(freed))
 
     # -- one batch
 
@@ -197,7 +197,7 @@ class Reconciler:
 
     def _set_aside(self, key: VmKey, error: Exception) -> None:
         LOG.error("VM set aside", extra={"vm": key, "reason": repr(error), "retry_seconds": FAILED_SECONDS}, exc_info=error)
-        self.memory.set_aside(key, Problem(INTERNAL_ERROR, repr(error)))
+        self.notes.set_aside(key, Problem(INTERNAL_ERROR, repr(error)))
         self._dirty.later(key, FAILED_SECONDS)
 
     def _carry_out(self, batch: Mapping[VmKey, float]) -> None:
@@ -235,8 +235,8 @@ class Reconciler:
     def _brake(self, facts: Iterable[Facts], nb: NorthboundSnapshot) -> Brake:
         """What must not be deleted. Only where something may go without evidence is there anything to count."""
         before = self.status.brake
-        seen_deleted = self._kube.seen_deleted()
-        unseen = any(each.empty and each.key not in seen_deleted and each.key in nb.by_vm for each in facts)
+        store = self._kube.store
+        unseen = any(each.empty and each.key in nb.by_vm and not store.seen_deleted(each.key) for each in facts)
         if self.status.in_sync and not unseen and not before.held_ports:
             return before if not before.approved else NO_BRAKE
         found = brake_of(self._kube, nb, self._config.networks, self._config.cluster)
@@ -252,10 +252,11 @@ class Reconciler:
         except Exception:
             LOG.exception("facts that say nothing of where a VM is", extra={"vm": facts.key})
             where = Whereabouts(Situation.UNCLEAR)
-        seen = self.memory.look(facts, where, now)
+        seen = self.notes.look(facts, where, now)
         watched = seen.watched if sb.complete else ()
         bindings = {name: binding for name in watched if (binding := sb.bindings.get(name))}
-        return Case(facts, where, now - seen.since, nb.by_vm.get(facts.key, ()), bindings)
+        unsure = self._kube.store.unsure(facts)
+        return Case(facts, where, now - seen.since, nb.by_vm.get(facts.key, ()), bindings, unsure)
 
     def _shared(self, books: Books, nb: NorthboundSnapshot, world: World) -> list[Group]:
         """The virtual ports of shared addresses, each a group of its own; they follow from what all VMs may use."""
@@ -290,16 +291,16 @@ class Reconciler:
             self._metrics.changes.inc(sum(map(len, groups)))
         self._failures = 0
         done = time.monotonic()
-        for error in filter(None, (errors[0], *errors[len(results) + 1 :])):
-            LOG.error("switches, routers, virtual ports or DHCP options not written", extra={"reason": error})
+        for refused in filter(None, (errors[0], *errors[len(results) + 1 :])):
+            LOG.error("switches, routers, virtual ports or DHCP options not written", extra={"reason": refused})
             self._virtual, self._retry_virtual = None, done + REFUSED_RETRY_SECONDS
         for result, case, group, error in zip(results, cases, groups[1:], errors[1:], strict=False):
             try:
                 self._consequences.draw(result, case, group, error, result.key in drifted, done - batch[result.key])
             except Exception as failure:
                 self._set_aside(result.key, failure)
-        self._southbound.watch({name for names in self.memory.watched.values() for name in names})
-        self._northbound.watch_names(self.memory.names_waited_for())
+        self._southbound.watch({name for names in self.notes.watched.values() for name in names})
+        self._northbound.watch_names(self.notes.names_waited_for())
         return True
 
     def _not_committed(self, error: NotCommittedError) -> None:

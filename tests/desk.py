@@ -25,7 +25,7 @@ from ovnagent.core.problems import Problem
 from ovnagent.core.virtual_ports import virtual_ports
 from ovnagent.core.vm import VmKey
 from ovnagent.difference import changes, virtual_changes
-from ovnagent.kube.store import Store
+from ovnagent.kube.store import Store, identity
 from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
 
 REDUCERS: Mapping[str, Callable[[Mapping[str, Any]], vm.Fact]] = {
@@ -78,12 +78,8 @@ class Desk:
         self.now = 0.0
         self._uuids = itertools.count(1)
         self.dirty: set[VmKey] = set()
-        self.surroundings_changed = 0
-        self.store = Store(self.dirty.update, self._surroundings)
+        self.store = Store(lambda keys, _: self.dirty.update(keys))
         self.forget()
-
-    def _surroundings(self) -> None:
-        self.surroundings_changed += 1
 
     def forget(self) -> None:
         """As a restart does it: all memory is lost, the rows and the objects are still there."""
@@ -95,7 +91,7 @@ class Desk:
         """An event of a watch; nothing is computed yet."""
         fact = REDUCERS[resource](obj)
         if event == "DELETED":
-            self.store.delete(fact)
+            self.store.delete(type(fact), identity(fact))
         else:
             self.store.put(fact)
 

@@ -27,6 +27,7 @@ from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
+from ovnagent.supervision import Supervisor
 
 STALE_SECONDS = 30.0
 """A view of Kubernetes that is older than this is not shown any more."""
@@ -68,7 +69,7 @@ class Observer:
         self._news = threading.Event()
         networks = config.networks.all
         try:
-            self._kube = Kubernetes(config.kubernetes, self._changed, self._changed, lambda *_: None)
+            self._kube = Kubernetes(config.kubernetes, self._changed, self._changed, Supervisor(), tell=False)
         except Exception as error:
             raise CannotLookError(
                 f"Kubernetes: {error}; set kubernetes.kubeconfig in the configuration, or KUBECONFIG"
@@ -83,7 +84,7 @@ class Observer:
         )
         self._southbound = Southbound(config.southbound, self._changed, self._changed, config.tls)
 
-    def _changed(self, _: object = None) -> None:
+    def _changed(self, *_: object) -> None:
         self._news.set()
 
     def __enter__(self) -> Observer:

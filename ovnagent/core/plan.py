@@ -67,6 +67,8 @@ class Case:
     """Seconds for which `where` has been what it is."""
     present: tuple[PresentPort, ...] = ()
     bindings: Mapping[str, Binding] = Map()
+    unsure: str = ""
+    """Why the facts may lack something that is there but cannot be read: the rows stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ def _failed(case: Case, error: Exception) -> _Draft:
 
 def _draft(case: Case, rules: Rules, world: World) -> _Draft:
     facts, present = case.facts, case.present
+    if case.unsure:
+        return _Draft(case, None, retained=present, problems=(Problem(problems.UNREADABLE, case.unsure),))
     machine = owner(facts)
     if machine is None:
         held = facts.key in world.brake.vms
@@ -306,7 +310,7 @@ def _rows(draft: _Draft, grants: Mapping[Holder, Grant], world: World, freed: tu
         macs = pod_macs(machine, case.facts, attachment.interface).values()
         wanted.append(wanted_port(world.cluster, machine, attachment, grant, placement, rows.get(name), macs))
     names = {port.name for port in wanted}
-    untouched = machine is None and draft.key in world.brake.vms
+    untouched = bool(case.unsure) or (machine is None and draft.key in world.brake.vms)
     for row in draft.retained:
         if row.port.name not in names:
             wanted.append(row.port if untouched else placed(row.port, located(row.port.name, "")))
@@ -321,6 +325,9 @@ def _rows(draft: _Draft, grants: Mapping[Holder, Grant], world: World, freed: tu
         obsolete=obsolete,
         problems=tuple(dict.fromkeys(troubles)),
         record=text,
-        look_again=min((each.look_again for each in placements if each.look_again is not None), default=None),
+        look_again=min(
+            (each.look_again for each in placements if each.look_again is not None),
+            default=FAILED_SECONDS if case.unsure else None,
+        ),
         freed=(*freed, *(f"port {row.port.name}" for row in obsolete)),
     )

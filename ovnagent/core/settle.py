@@ -135,13 +135,13 @@ def _hold_by_row(claim: Claim, book: Book, _: Foreign) -> Book:
 
 def _hold_by_record(claim: Claim, book: Book, foreign: Foreign) -> Book:
     """Once; after that the books are the memory of it. The request before the record, the record before the row."""
-    candidates = [*claim.records, *((claim.row,) if claim.row is not None else ())]
+    row = claim.row
+    candidates = [*claim.records, *((row,) if row is not None else ())]
     for lease in sorted(candidates, key=lambda lease: not _has_what_is_asked(claim, lease)):
         if claim.holder in book.leases:
             return book
-        if lease is claim.row:
-            if _row_stands(claim, lease):
-                book = _hold(claim, lease, book)
+        if row is not None and lease is row:
+            book = _hold(claim, lease, book) if _row_stands(claim, lease) else book
         elif not any(_not_for_us(claim, ip) or str(ip) in foreign.ips or _sharers(claim, ip, book) for ip in lease.ips):
             book = _hold(claim, lease, book)
     return book
@@ -248,16 +248,15 @@ def _rank(claim: Claim) -> int:
 
 def _grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
     current = book.leases.get(claim.holder)
-    if not claim.running and current is not None and any(_not_for_us(claim, ip) for ip in current.ips):
-        moved = replace(current, ips=tuple(ip for ip in current.ips if not _not_for_us(claim, ip)))
-    else:
-        moved = current
+    kept = current
+    if current is not None and not claim.running:
+        kept = replace(current, ips=tuple(ip for ip in current.ips if not _not_for_us(claim, ip)))
     troubles = [Problem(problems.INVALID_REQUEST, error) for error in claim.request.errors]
     granted: list[IPAddress] = []
     if not troubles:
         troubles += _absent_families(claim)
         for subnet in claim.network.subnets:
-            ip, trouble = _address(claim, subnet, moved, book, foreign)
+            ip, trouble = _address(claim, subnet, kept, book, foreign)
             if ip is not None:
                 granted.append(ip)
             if trouble is not None:

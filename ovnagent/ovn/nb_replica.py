@@ -17,7 +17,7 @@ from typing import Any
 from immutables import Map
 from ovs.db import idl as ovs_idl
 
-from ovnagent import garbage
+from ovnagent import memory
 from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, own_options
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.inventory import Inventory, foreign_port
@@ -315,7 +315,7 @@ class NorthboundReplica(Replica):
         if not self.snapshot.complete:
             if not self.conditions_met:
                 return
-            garbage.keep()
+            memory.keep()
             self._changed = self._everything_dirty = True
         if self._changed:
             self._changed = False

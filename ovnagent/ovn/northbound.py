@@ -158,14 +158,6 @@ class Northbound:
         now = self.snapshot
         return Known(now.switches, now.dhcp, now.routers)
 
-    def set_global_external_id(self, key: str, value: str) -> None:
-        """Set (or with an empty value remove) a key in NB_Global's external_ids."""
-        table, column = "NB_Global", "external_ids"
-        mutations: list[Any] = [[column, "delete", atoms.keys(table, column, [key])]]
-        if value:
-            mutations.append([column, "insert", atoms.pairs(table, column, {key: value})])
-        self._transact([{"op": "mutate", "table": "NB_Global", "where": [], "mutations": mutations}])
-
     def _transact(self, operations: list[Operation]) -> None:
         self.transactions += 1
         transact(self.connection, operations)

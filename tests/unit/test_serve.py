@@ -13,6 +13,7 @@ import pytest
 
 from ovnagent.serve.http import Server
 from ovnagent.serve.metrics import Metrics
+from ovnagent.supervision import Supervisor
 
 DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
@@ -20,9 +21,9 @@ DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 class Front:
     def __init__(self) -> None:
         self.reasons: list[str] = []
-        self.alive = True
+        self.troubles: list[str] = []
         self.metrics = Metrics()
-        self.server = Server("127.0.0.1", 0, self.metrics, lambda: self.reasons, lambda: self.alive)
+        self.server = Server("127.0.0.1", 0, self.metrics, lambda: self.reasons, lambda: self.troubles, Supervisor())
         self.server.start()
 
     def get(self, path: str) -> tuple[int, str]:
@@ -48,10 +49,10 @@ def test_ready_says_why_not(front: Front) -> None:
     assert json.loads(body)["reasons"] == ["Northbound: away"]
 
 
-def test_healthy_as_long_as_the_reconciler_lives(front: Front) -> None:
-    assert front.get("/healthz")[0] == 200
-    front.alive = False
-    assert front.get("/healthz")[0] == 503
+def test_healthy_as_long_as_all_threads_work(front: Front) -> None:
+    assert front.get("/healthz") == (200, "ok\n")
+    front.troubles = ["thread reload has ended"]
+    assert front.get("/healthz") == (503, "thread reload has ended\n")
 
 
 def test_unknown_paths(front: Front) -> None:

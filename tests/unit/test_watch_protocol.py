@@ -18,8 +18,11 @@ import yaml
 from hack.lab.process import wait_for
 from ovnagent.core.vm import VmKey
 from ovnagent.kube.client import Client, KubeConfig
+from ovnagent.kube.events import ObjectRef
+from ovnagent.kube.kinds import KINDS
 from ovnagent.kube.store import Store
-from ovnagent.kube.watch import KINDS, Watcher
+from ovnagent.kube.watch import Watcher
+from ovnagent.supervision import Supervisor
 from tests.desk import vm_object
 
 VMS = KINDS[0]
@@ -57,9 +60,19 @@ class Replayer:
         config.write_text(yaml.safe_dump(text | {"users": [{"name": "u", "user": {}}]}))
         self.changed: list[VmKey] = []
         self.errors: list[str] = []
-        self.store = Store(self.changed.extend, lambda: None)
+        self.store = Store(lambda keys, _: self.changed.extend(keys))
+        self.told: list[tuple[ObjectRef, str]] = []
+        self.failures: list[str] = []
+        self.supervisor = Supervisor(self.failures.append)
         client = Client(KubeConfig(config))
-        self.watcher = Watcher(client, VMS, self.store, lambda _kind, reason: self.errors.append(reason))
+        self.watcher = Watcher(
+            client,
+            VMS,
+            self.store,
+            lambda _kind, reason: self.errors.append(reason),
+            lambda ref, why: self.told.append((ref, why)),
+            self.supervisor,
+        )
 
     def names(self) -> set[str]:
         return {key.name for key in set(self.store.keys())}
@@ -117,7 +130,7 @@ def test_an_expired_watch_lists_again_and_misses_nothing(replayer: Replayer, ans
     replayer.watches = [answer, QUIET]
     replayer.watcher.start()
     replayer.until(lambda: replayer.names() == {"b", "c"})
-    assert VmKey("default", "a") not in replayer.store.seen_deleted(), "nobody saw it go"
+    assert not replayer.store.seen_deleted(VmKey("default", "a")), "nobody saw it go"
     replayer.until(lambda: "resourceVersion=20" in replayer.last())
 
 
@@ -128,7 +141,8 @@ def test_events_and_bookmarks_move_the_watch_on(replayer: Replayer) -> None:
     replayer.watcher.start()
     replayer.until(lambda: "resourceVersion=15" in replayer.last())
     assert replayer.names() == {"b"}
-    assert replayer.store.seen_deleted() == {VmKey("default", "a")}
+    assert replayer.store.seen_deleted(VmKey("default", "a"))
+    assert not replayer.store.seen_deleted(VmKey("default", "b"))
 
 
 def test_a_malformed_line_is_an_error_and_the_watch_goes_on(replayer: Replayer) -> None:
