@@ -24,7 +24,7 @@ from ovnagent.difference import changes, infrastructure, rows_of, vms_of, world_
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn.changes import Change
-from ovnagent.ovn.northbound import Northbound, NotCommittedError
+from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
@@ -204,10 +204,12 @@ class Reconciler:
 
     def _commit(self, results: Sequence[Result], cases: Sequence[Case], batch: Mapping[VmKey, float]) -> bool:
         """Write the difference. False: nothing could be written, and all of it stays dirty."""
-        groups: list[list[Change]] = [infrastructure(self.config.networks.all, self.northbound.snapshot, results)]
-        groups += [changes(result, case.present) for result, case in zip(results, cases, strict=True)]
+        found: list[list[Change]] = [infrastructure(self.config.networks.all, self.northbound.snapshot, results)]
+        found += [changes(result, case.present) for result, case in zip(results, cases, strict=True)]
+        labels: list[VmKey | str] = ["infrastructure", *(result.key for result in results)]
+        groups = [Group(label, tuple(group)) for label, group in zip(labels, found, strict=True)]
         errors: Sequence[str | None] = [None] * len(groups)
-        if any(groups):
+        if any(found):
             started = time.monotonic()
             try:
                 errors = self.northbound.commit(groups)
@@ -216,12 +218,12 @@ class Reconciler:
                 return False
             self.metrics.transaction.observe(time.monotonic() - started)
             self.metrics.transactions.inc()
-            self.metrics.changes.inc(sum(map(len, groups)))
+            self.metrics.changes.inc(sum(map(len, found)))
         self.failures = 0
         done = time.monotonic()
         if errors[0]:
             LOG.error("switches, routers or DHCP options not written", extra={"reason": errors[0]})
-        for result, case, group, error in zip(results, cases, groups[1:], errors[1:], strict=True):
+        for result, case, group, error in zip(results, cases, found[1:], errors[1:], strict=True):
             self._settled(result, case, group, error, done - batch[result.key])
         self.southbound.watch({name for seen in self.seen.values() for name in seen.watched})
         self.northbound.watch_names({wait.removeprefix("port ") for wait in self.waiting if wait.startswith("port ")})
