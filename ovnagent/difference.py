@@ -53,13 +53,15 @@ def changes(result: Result, present: Sequence[PresentPort]) -> list[Change]:
     return [*map(DeletePort, result.obsolete), *_puts(result.wanted, {row.port.name: row for row in present})]
 
 
-def virtual_changes(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> list[Change]:
-    """The difference between the virtual ports wanted and the agent's rows that belong to no VM."""
+def virtual_changes(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> list[tuple[Port, Change]]:
+    """The difference between the virtual ports wanted and the agent's rows that belong to no VM: each change, and the port
+    that it is about."""
     ports = {port.name: port for port in wanted}
-    return [*(DeletePort(row) for name, row in present.items() if name not in ports), *_puts(ports.values(), present)]
+    gone = [(row.port, DeletePort(row)) for name, row in present.items() if name not in ports]
+    return [*gone, *((change.port, change) for change in _puts(ports.values(), present))]
 
 
-def _puts(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> Iterator[Change]:
+def _puts(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> Iterator[CreatePort | UpdatePort]:
     for port in wanted:
         row = present.get(port.name)
         if row is None:

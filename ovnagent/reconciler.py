@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ovnagent.announce import Announcer
@@ -27,8 +27,8 @@ from ovnagent.difference import brake_of, changes, infrastructure, virtual_chang
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.notes import Notes
-from ovnagent.ovn.changes import Change, SetGlobal
-from ovnagent.ovn.northbound import Northbound, NotCommittedError
+from ovnagent.ovn.changes import SetGlobal
+from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
@@ -43,8 +43,6 @@ RETRY_SECONDS = (0.05, 5.0)
 """First and longest pause after a transaction that could not be committed."""
 BLIND_SECONDS = 60.0
 """An agent whose view of Kubernetes is older than this gives up the lock."""
-
-Group = Sequence[Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,21 +214,23 @@ class Reconciler:
             self._dirty.add_everything()  # the copy was thrown away under our hands: none of this may be true
             return
         shared = self._shared(planned.books, nb, world)
-        done = 0
+        left: set[VmKey] = set()
         for start in range(0, max(len(cases), 1), CHUNK):
             part = slice(start, start + CHUNK)
-            last = start + CHUNK >= len(cases)
-            extra = [*(shared if last else ()), *([[SetGlobal(APPROVAL, "")]] if last and brake.approved else ())]
-            if not self._commit(planned.results[part], cases[part], extra, batch, drifted):
-                self._dirty.add(result.key for result in planned.results[start:])
+            extra = []
+            if start + CHUNK >= len(cases):
+                # The word is used up by the transaction that carries it out.
+                extra = [*shared, *([Group("approval", (SetGlobal(APPROVAL, ""),))] if brake.approved else ())]
+            left |= self._commit(planned.results[part], cases[part], extra, batch, drifted)
+            if left:
+                left |= {result.key for result in planned.results[start + CHUNK :]}
+                self._dirty.add(left)
                 self._virtual = None
                 break
-            done += len(planned.results[part])
-        if done or not cases:
+        if len(left) < len(cases) or not cases:
             # Rows that were written hold what they say, so the books are those of the plan; of a plan of which nothing was
             # committed nothing is remembered.
-            complete = done == len(cases)
-            self.status = Status(self.status.in_sync or complete, planned.books, brake)
+            self.status = Status(self.status.in_sync or not left, planned.books, brake)
 
     def _brake(self, facts: Iterable[Facts], nb: NorthboundSnapshot) -> Brake:
         """What must not be deleted. Only where something may go without evidence is there anything to count."""
@@ -264,7 +264,8 @@ class Reconciler:
             return []
         self._virtual = nb.virtual
         taken = {*nb.ports, *nb.names} if any(True for _ in books.shared()) else ()
-        return [[change] for change in virtual_changes(virtual_ports(world.cluster, books, taken), nb.virtual)]
+        found = virtual_changes(virtual_ports(world.cluster, books, taken), nb.virtual)
+        return [Group(f"virtual port {port.name}", (change,)) for port, change in found]
 
     def _commit(
         self,
@@ -273,35 +274,46 @@ class Reconciler:
         extra: Sequence[Group],
         batch: Mapping[VmKey, float],
         drifted: set[VmKey],
-    ) -> bool:
-        """Write the difference. False: nothing could be written, and all of it stays dirty."""
-        groups: list[Group] = [infrastructure(self._config.networks.all, self._northbound.snapshot, results)]
-        groups += [changes(result, case.present) for result, case in zip(results, cases, strict=True)]
+    ) -> set[VmKey]:
+        """Write the difference; returns the VMs of which it is not known that all was written."""
+        groups = [
+            Group("infrastructure", tuple(infrastructure(self._config.networks.all, self._northbound.snapshot, results)))
+        ]
+        groups += [
+            Group(result.key, tuple(changes(result, case.present))) for result, case in zip(results, cases, strict=True)
+        ]
         groups += extra
         errors: Sequence[str | None] = [None] * len(groups)
-        if any(groups):
+        written: Container[int] = range(len(groups))
+        if any(group.changes for group in groups):
             started = time.monotonic()
             try:
                 errors = self._northbound.commit(groups)
             except NotCommittedError as failure:
                 self._not_committed(failure)
-                return False
-            self._metrics.transaction.observe(time.monotonic() - started)
-            self._metrics.transactions.inc()
-            self._metrics.changes.inc(sum(map(len, groups)))
-        self._failures = 0
+                written = failure.committed
+            else:
+                self._failures = 0
+                self._metrics.transaction.observe(time.monotonic() - started)
+                self._metrics.transactions.inc()
+            self._metrics.changes.inc(sum(len(group.changes) for index, group in enumerate(groups) if index in written))
         done = time.monotonic()
         for refused in filter(None, (errors[0], *errors[len(results) + 1 :])):
             LOG.error("switches, routers, virtual ports or DHCP options not written", extra={"reason": refused})
             self._virtual, self._retry_virtual = None, done + REFUSED_RETRY_SECONDS
-        for result, case, group, error in zip(results, cases, groups[1:], errors[1:], strict=False):
+        left: set[VmKey] = set()
+        for index, (result, case) in enumerate(zip(results, cases, strict=True), 1):
+            if index not in written:
+                left.add(result.key)
+                continue
+            changed, seconds = groups[index].changes, done - batch[result.key]
             try:
-                self._consequences.draw(result, case, group, error, result.key in drifted, done - batch[result.key])
+                self._consequences.draw(result, case, changed, errors[index], result.key in drifted, seconds)
             except Exception as failure:
                 self._set_aside(result.key, failure)
         self._southbound.watch({name for names in self.notes.watched.values() for name in names})
         self._northbound.watch_names(self.notes.names_waited_for())
-        return True
+        return left
 
     def _not_committed(self, error: NotCommittedError) -> None:
         first, longest = RETRY_SECONDS

@@ -115,7 +115,7 @@ class Desk:
         if again:
             self.look(*again)
         wanted = virtual_ports("lab", self.books, self.rows)
-        for change in virtual_changes(wanted, self.virtual):
+        for _, change in virtual_changes(wanted, self.virtual):
             self._apply(change)
         return results
 

@@ -23,7 +23,7 @@ from ovnagent.core.ports import CLUSTER, VM, with_options
 from ovnagent.ovn import json_parser
 from ovnagent.ovn.changes import UpdatePort
 from ovnagent.ovn.nb_replica import Listeners
-from ovnagent.ovn.northbound import Northbound
+from ovnagent.ovn.northbound import Group, Northbound
 
 CHUNK = 5000
 CHANGES = 50
@@ -108,7 +108,7 @@ def _changes(northbound: Northbound) -> Iterator[float]:
         present = northbound.snapshot.ports[name]
         wanted = with_options(present.port, requested_chassis="chassis1,chassis2", activation_strategy="rarp")
         began = time.monotonic()
-        assert northbound.commit([[UpdatePort(present, wanted)]]) == [None]
+        assert northbound.commit([Group(name, (UpdatePort(present, wanted),))]) == [None]
         wait_for(lambda name=name, wanted=wanted: northbound.snapshot.ports[name].port == wanted, 10, f"{name} in the copy")
         yield time.monotonic() - began
 

@@ -176,7 +176,7 @@ class Observer:
             {case.facts.key: case for case in cases},
             {each.key: each for each in planned.results},
             sb.bindings,
-            [*infrastructure(networks.all, nb, planned.results), *virtual],
+            [*infrastructure(networks.all, nb, planned.results), *(change for _, change in virtual)],
             brake,
         )
 

@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ovnagent.ovn import atoms
-from ovnagent.ovn.changes import Change, Known, Operation, operations
+from ovnagent.ovn.changes import Known
 from ovnagent.ovn.connection import Connection, Tls
 from ovnagent.ovn.nb_replica import Listeners, NorthboundReplica
 from ovnagent.ovn.snapshot import NorthboundSnapshot, Scope
-from ovnagent.ovn.transaction import NotCommittedError, RefusedError, transact
+from ovnagent.ovn.transaction import NotCommittedError, RefusedError
+from ovnagent.ovn.writer import Group, Writer
 
-__all__ = ["Northbound", "NotCommittedError", "RefusedError"]
+__all__ = ["Group", "Northbound", "NotCommittedError", "RefusedError"]
 
 COLUMNS = {
     "Logical_Switch": ("name", "ports"),
@@ -61,8 +61,7 @@ class Northbound:
         self._listeners = listeners
         self.connection = Connection("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls)
         self._watched_names: frozenset[str] = frozenset()
-        self.transactions = 0
-        """How many have been attempted."""
+        self.writer = Writer(self.connection, cluster, self._known)
 
     def _make(self, remote: str, helper: Any, leader_only: bool) -> NorthboundReplica:
         return NorthboundReplica(remote, helper, leader_only, self.cluster, self._scope, self._listeners)
@@ -126,38 +125,10 @@ class Northbound:
 
     # -- writing
 
-    def commit(self, groups: Sequence[Sequence[Change]]) -> list[str | None]:
-        """One transaction for all groups (a group is a VM's, and atomic). For each group None, or why the database
-        refused it: a refused transaction is split until the bad group is alone.
-
-        Raises NotCommittedError where it is not known that all was written: look at the same VMs again."""
-        errors: list[str | None] = [None] * len(groups)
-        self._commit([(index, group) for index, group in enumerate(groups) if group], errors)
-        return errors
-
-    def _commit(self, groups: list[tuple[int, Sequence[Change]]], errors: list[str | None]) -> None:
-        if not groups:
-            return
-        try:
-            changes = (change for _, group in groups for change in group)
-            self._transact(operations(changes, self._known(), self.cluster))
-        except KeyError as error:
-            refusal = f"logical switch {error} does not exist"
-        except (RefusedError, atoms.UnwritableError) as error:
-            refusal = str(error)
-        else:
-            return
-        if len(groups) == 1:
-            errors[groups[0][0]] = refusal
-            return
-        half = len(groups) // 2
-        self._commit(groups[:half], errors)
-        self._commit(groups[half:], errors)
+    def commit(self, groups: Sequence[Group]) -> list[str | None]:
+        """One transaction for all groups. For each of them None, or why it was refused: see Writer."""
+        return self.writer.commit(groups)
 
     def _known(self) -> Known:
         now = self.snapshot
         return Known(now.switches, now.dhcp, now.routers)
-
-    def _transact(self, operations: list[Operation]) -> None:
-        self.transactions += 1
-        transact(self.connection, operations)

@@ -14,7 +14,7 @@ from ovnagent.core.vm import VmKey
 from ovnagent.ovn.changes import Change
 from ovnagent.ovn.connection import Tls
 from ovnagent.ovn.nb_replica import Listeners
-from ovnagent.ovn.northbound import Northbound
+from ovnagent.ovn.northbound import Group, Northbound
 from ovnagent.ovn.snapshot import NorthboundSnapshot
 
 SWITCHES = ("pods", "vlan7")
@@ -52,7 +52,7 @@ class Agent:
         return self.northbound.snapshot
 
     def commit(self, *changes: Change) -> str | None:
-        return self.northbound.commit([changes])[0]
+        return self.northbound.commit([Group("test", changes)])[0]
 
     def row(self, name: str) -> PresentPort:
         return wait_for(lambda: self.now.ports.get(name), SECONDS, f"port {name} in the copy")
@@ -92,6 +92,10 @@ def agents() -> Iterator[Start]:
 
         yield start
     assert set(threading.enumerate()) == threads
+
+
+def group(*changes: Change) -> Group:
+    return Group("", changes)
 
 
 def port(name: str, switch: str = "pods", ip: str = "10.16.0.2", cluster: str = "c1", **options: str) -> Port:

@@ -15,7 +15,7 @@ from ovnagent.core.vm import VmKey
 from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, SetGlobal, UpdatePort
 from ovnagent.ovn.nb_replica import MANY_CLAUSES
 from ovnagent.ovn.northbound import NotCommittedError
-from tests.integration.nb_agent import SECONDS, SWITCHES, Agent, Start, agents, port
+from tests.integration.nb_agent import SECONDS, SWITCHES, Agent, Start, agents, group, port
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def test_a_port_is_created_changed_and_deleted(nb: Server, agent: Agent) -> None
 
 def test_switch_and_ports_come_in_one_transaction(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
-    before = agent.northbound.transactions
-    groups = [[CreateSwitch("pods")], *([CreatePort(port(f"vm{n}", ip=f"10.16.0.{n + 2}"))] for n in range(200))]
+    before = agent.northbound.writer.transactions
+    groups = [group(CreateSwitch("pods")), *(group(CreatePort(port(f"vm{n}", ip=f"10.16.0.{n + 2}"))) for n in range(200))]
     assert agent.northbound.commit(groups) == [None] * 201
-    assert agent.northbound.transactions == before + 1
+    assert agent.northbound.writer.transactions == before + 1
     assert len(nb.nbctl("lsp-list", "pods").splitlines()) == 200
     wait_for(lambda: len(agent.now.ports) == 200, SECONDS, "all ports in the copy")
 
@@ -97,9 +97,9 @@ def test_only_what_differs_is_written(nb: Server, agent: Agent) -> None:
 def test_a_port_moves_between_switches_in_one_transaction(nb: Server, agent: Agent) -> None:
     agent.commit(CreatePort(port("vm1")))
     present = agent.row("vm1")
-    before = agent.northbound.transactions
+    before = agent.northbound.writer.transactions
     assert agent.commit(UpdatePort(present, replace(present.port, switch="vlan7"))) is None
-    assert agent.northbound.transactions == before + 1
+    assert agent.northbound.writer.transactions == before + 1
     assert nb.nbctl("lsp-list", "pods") == ""
     assert "vm1" in nb.nbctl("lsp-list", "vlan7")
     wait_for(lambda: agent.row("vm1").port.switch == "vlan7", SECONDS, "the move in the copy")
@@ -109,7 +109,7 @@ def test_a_port_moves_between_switches_in_one_transaction(nb: Server, agent: Age
 def test_a_refused_row_holds_up_no_other(nb: Server, agent: Agent) -> None:
     nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm13")
     names = [f"vm{n}" for n in range(20)]
-    errors = agent.northbound.commit([[CreatePort(port(f"{name}.x")), CreatePort(port(name))] for name in names])
+    errors = agent.northbound.commit([group(CreatePort(port(f"{name}.x")), CreatePort(port(name))) for name in names])
     assert [name for name, error in zip(names, errors, strict=True) if error] == ["vm13"]
     assert "vm13" in str(errors[13])
     wait_for(lambda: len(agent.now.ports) == 38, SECONDS, "all other ports in the copy")
@@ -119,7 +119,7 @@ def test_a_refused_row_holds_up_no_other(nb: Server, agent: Agent) -> None:
 def test_a_batch_with_a_refused_row_creates_its_switch_all_the_same(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
     nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm7")
-    groups = [[CreateSwitch("pods")], *([CreatePort(port(f"vm{n}"))] for n in range(8))]
+    groups = [group(CreateSwitch("pods")), *(group(CreatePort(port(f"vm{n}"))) for n in range(8))]
     assert [error is None for error in agent.northbound.commit(groups)] == [True] * 8 + [False]
     assert len(nb.nbctl("lsp-list", "pods").splitlines()) == 7
 
@@ -131,11 +131,11 @@ def test_rows_and_switches_that_vanish_meanwhile_stop_nobody(nb: Server, agent: 
     nb.nbctl("lsp-del", "vm1", "--", "lsp-del", "vm2", "--", "lsp-del", "vm3")
     errors = agent.northbound.commit(
         [
-            [DeletePort(gone["vm1"])],
-            [UpdatePort(gone["vm2"], port("vm2", ip="10.16.0.9"))],
-            [UpdatePort(gone["vm3"], port("vm3", switch="vlan7"))],
-            [CreatePort(port("vm4"))],
-            [CreatePort(port("vm5", switch="no-such-switch"))],
+            group(DeletePort(gone["vm1"])),
+            group(UpdatePort(gone["vm2"], port("vm2", ip="10.16.0.9"))),
+            group(UpdatePort(gone["vm3"], port("vm3", switch="vlan7"))),
+            group(CreatePort(port("vm4"))),
+            group(CreatePort(port("vm5", switch="no-such-switch"))),
         ]
     )
     assert [error is None for error in errors] == [True, True, False, True, False]
@@ -301,6 +301,6 @@ def test_a_name_used_on_another_switch_is_watched_and_its_going_wakes(nb: Server
 def test_the_go_ahead_in_nb_global_is_seen_and_removed(nb: Server, agent: Agent) -> None:
     nb.nbctl("set", "NB_Global", ".", "external_ids:go=yes", "external_ids:theirs=1")
     wait_for(lambda: agent.now.global_ids.get("go") == "yes", SECONDS, "the key in the copy")
-    agent.northbound.commit([[SetGlobal("go", "")]])
+    agent.northbound.commit([Group("go", (SetGlobal("go", ""),))])
     wait_for(lambda: agent.now.global_ids.get("go") is None, SECONDS, "the copy without the key")
     assert nb.nbctl("get", "NB_Global", ".", "external_ids") == '{theirs="1"}'
