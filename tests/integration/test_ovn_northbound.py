@@ -14,7 +14,7 @@ from ovnagent.core.ports import CLUSTER
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, SetGlobal, UpdatePort
 from ovnagent.ovn.nb_replica import MANY_CLAUSES
-from ovnagent.ovn.northbound import NotCommittedError
+from ovnagent.ovn.northbound import Group, NotCommittedError
 from tests.integration.nb_agent import SECONDS, SWITCHES, Agent, Start, agents, group, port
 
 
