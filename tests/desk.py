@@ -163,6 +163,11 @@ class Desk:
         return [f"{problem.reason}: {problem.message}" for problem in self.problems.get(VmKey(namespace, name), ())]
 
 
+def uid_of(kind: str, name: str) -> str:
+    """A UID that says whose it is."""
+    return f"{kind}-{name.replace('.', '-')}"
+
+
 def vm_object(
     name: str,
     uid: str = "",
@@ -178,7 +183,7 @@ def vm_object(
         "metadata": {
             "namespace": namespace,
             "name": name,
-            "uid": uid or f"uid-{name}",
+            "uid": uid or uid_of("uid", name),
             "creationTimestamp": created,
             "annotations": {vm.RECORD_ANNOTATION: record} if record else {},
         },
@@ -212,7 +217,7 @@ def vmi_object(
     namespace: str = "default",
 ) -> dict[str, Any]:
     """A VMI of the VM of its name; `owner=""`: standalone."""
-    owner = f"uid-{name}" if owner is None else owner
+    owner = uid_of("uid", name) if owner is None else owner
     reference = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": name, "uid": owner, "controller": True}
     status: dict[str, Any] = {"phase": phase}
     if node:
@@ -225,7 +230,7 @@ def vmi_object(
         "metadata": {
             "namespace": namespace,
             "name": name,
-            "uid": uid or f"vmi-{name}",
+            "uid": uid or uid_of("vmi", name),
             "creationTimestamp": "2026-01-01T00:00:01Z",
             "annotations": dict(annotations or {}),
             "ownerReferences": [reference] if owner else [],
@@ -247,7 +252,7 @@ def pod_object(
     namespace: str = "default",
 ) -> dict[str, Any]:
     """A launcher."""
-    vmi_uid = vmi_uid or f"vmi-{vmi}"
+    vmi_uid = vmi_uid or uid_of("vmi", vmi)
     labels = {"kubevirt.io": "virt-launcher", "kubevirt.io/created-by": vmi_uid}
     if migration:
         labels["kubevirt.io/migrationJobUID"] = migration
@@ -256,7 +261,7 @@ def pod_object(
         "metadata": {
             "namespace": namespace,
             "name": name,
-            "uid": f"pod-{name}",
+            "uid": uid_of("pod", name),
             "creationTimestamp": created,
             "labels": labels,
             "annotations": {"kubevirt.io/domain": vmi, **(annotations or {})},

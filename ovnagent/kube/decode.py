@@ -6,17 +6,13 @@ is ever held as Python values: 4 times as fast as a page read at once, and witho
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import orjson
 
+from ovnagent.core import documents
+from ovnagent.core.limits import DEPTH
 from ovnagent.kube.client import MalformedError
-
-DEPTH = 100
-"""What lies deeper in an object is left out where the parser refuses the object for its depth."""
 
 
 class Meta(msgspec.Struct):
@@ -76,14 +72,11 @@ def meta(raw: msgspec.Raw) -> Meta | None:
 
 
 def load(raw: bytes | msgspec.Raw) -> Any:
-    """A JSON document, read; what lies too deep in it left out.
+    """A JSON document, read; what lies too deep in it is null.
 
     Raises ValueError."""
-    data = bytes(raw)
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return orjson.loads(prune(data))
+    document, _ = documents.load(bytes(raw))
+    return document
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], data: bytes | bytearray) -> Any:
@@ -91,30 +84,6 @@ def _decode(decoder: msgspec.json.Decoder[Any], data: bytes | bytearray) -> Any:
         try:
             return decoder.decode(data)
         except RecursionError:
-            return decoder.decode(prune(bytes(data)))
+            return decoder.decode(documents.prune(bytes(data), DEPTH))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise MalformedError(f"{error}; it begins with {bytes(data[:60])!r}") from None
-
-
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
-
-
-def prune(data: bytes, depth: int = DEPTH) -> bytes:
-    """The document without what lies deeper than `depth` brackets: null in its place. In one pass."""
-    return b"".join(_kept(data, depth))
-
-
-def _kept(data: bytes, depth: int) -> Iterator[bytes]:
-    level = begin = 0
-    for found in _TOKEN.finditer(data):
-        match found[0]:
-            case b"[" | b"{":
-                level += 1
-                if level == depth + 1:
-                    yield data[begin : found.start()] + b"null"
-            case b"]" | b"}":
-                level -= 1
-                if level == depth:
-                    begin = found.end()
-    if level <= depth:
-        yield data[begin:]

@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ovnagent.core.vm import Attachable, Fact, Facts, Instance, Launcher, Migration, Node, VirtualMachine, VmKey
+from ovnagent.core.vm import (
+    Fact,
+    Facts,
+    Instance,
+    Launcher,
+    Migration,
+    NetworkAttachmentDefinition,
+    Node,
+    VirtualMachine,
+    VmKey,
+)
 
 Identity = tuple[str, str]
 """(namespace, name); the namespace of a Node is empty."""
@@ -39,12 +49,12 @@ class Store:
         self._lock = threading.Lock()
         self._changed = changed
         self._objects: dict[type[Fact], dict[Identity, Fact]] = {
-            kind: {} for kind in (VirtualMachine, Instance, Migration, Launcher, Node, Attachable)
+            kind: {} for kind in (VirtualMachine, Instance, Migration, Launcher, Node, NetworkAttachmentDefinition)
         }
         self._by_key: dict[VmKey, tuple[OfVm, ...]] = {}
         self._by_node, self._by_nad = _Index(), _Index()
         self._surroundings: set[type[Fact]] = set()
-        """Node, Attachable: which of them have changed since `_publish`."""
+        """Node, NetworkAttachmentDefinition: which of them have changed since `_publish`."""
         self._node_chassis: Mapping[str, str] = MappingProxyType({})
         self._nads: Mapping[str, str] = MappingProxyType({})
         self._deleted: OrderedDict[VmKey, None] = OrderedDict()
@@ -115,7 +125,7 @@ class Store:
             return keys, False
         keys |= self._remove(kind, name)
         self._objects[kind][name] = fact
-        if isinstance(fact, Node | Attachable):
+        if isinstance(fact, Node | NetworkAttachmentDefinition):
             self._surroundings.add(kind)
             return keys | self._users(fact), False
         self._by_key[fact.key] = (*self._by_key.get(fact.key, ()), fact)
@@ -129,7 +139,7 @@ class Store:
         old = self._objects[kind].pop(name, None)
         if old is None:
             return set()
-        if isinstance(old, Node | Attachable):
+        if isinstance(old, Node | NetworkAttachmentDefinition):
             self._surroundings.add(kind)
             return self._users(old)
         entries = tuple(fact for fact in self._by_key[old.key] if fact is not old)
@@ -150,7 +160,7 @@ class Store:
         while len(self._deleted) > REMEMBERED_DELETIONS:
             self._deleted.popitem(last=False)
 
-    def _users(self, fact: Node | Attachable) -> set[VmKey]:
+    def _users(self, fact: Node | NetworkAttachmentDefinition) -> set[VmKey]:
         if isinstance(fact, Node):
             return self._by_node.of(fact.name) if fact.chassis else set()
         return self._by_nad.of(fact.nad)
@@ -163,8 +173,9 @@ class Store:
         if Node in self._surroundings:
             nodes = (fact for fact in self._objects[Node].values() if isinstance(fact, Node))
             self._node_chassis = MappingProxyType({node.name: node.chassis for node in nodes if node.chassis})
-        if Attachable in self._surroundings:
-            nads = (fact for fact in self._objects[Attachable].values() if isinstance(fact, Attachable))
+        if NetworkAttachmentDefinition in self._surroundings:
+            found = self._objects[NetworkAttachmentDefinition].values()
+            nads = (fact for fact in found if isinstance(fact, NetworkAttachmentDefinition))
             self._nads = MappingProxyType({nad.nad: nad.network for nad in nads if nad.network})
         self._surroundings.clear()
 

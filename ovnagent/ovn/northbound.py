@@ -14,6 +14,7 @@ from ovnagent.core.dhcp import DhcpOptions
 from ovnagent.core.ports import PresentPort
 from ovnagent.core.routers import RouterPort
 from ovnagent.core.vm import VmKey
+from ovnagent.ovn import atoms
 from ovnagent.ovn.changes import Change, DeleteRows, Known, Operation, operations
 from ovnagent.ovn.connection import Database, Tls
 from ovnagent.ovn.nb_replica import Listeners, NorthboundReplica
@@ -200,7 +201,7 @@ class Northbound:
             self._transact(operations(changes, self._known(), self.cluster))
         except KeyError as error:
             refusal = f"logical switch {error} does not exist"
-        except RefusedError as error:
+        except (RefusedError, atoms.UnwritableError) as error:
             refusal = str(error)
         else:
             return
@@ -217,9 +218,10 @@ class Northbound:
 
     def set_global_external_id(self, key: str, value: str) -> None:
         """Set (or with an empty value remove) a key in NB_Global's external_ids."""
-        mutations: list[Any] = [["external_ids", "delete", ["set", [key]]]]
+        table, column = "NB_Global", "external_ids"
+        mutations: list[Any] = [[column, "delete", atoms.keys(table, column, [key])]]
         if value:
-            mutations.append(["external_ids", "insert", ["map", [[key, value]]]])
+            mutations.append([column, "insert", atoms.pairs(table, column, {key: value})])
         self._transact([{"op": "mutate", "table": "NB_Global", "where": [], "mutations": mutations}])
 
     def _transact(self, operations: list[Operation]) -> None:

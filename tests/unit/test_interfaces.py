@@ -182,7 +182,7 @@ def test_a_nad_that_names_what_is_not_configured_is_a_sentence_on_the_vm_and_the
     nad = {
         "metadata": {"namespace": "default", "name": "odd", "annotations": {"ovn.kubernetes.io/logical_switch": "nowhere"}}
     }
-    desk.store.put(reduce.attachable(nad))
+    desk.store.put(reduce.network_attachment_definition(nad))
     networks = [*NETWORKS[:1], {"name": "o", "multus": {"networkName": "odd"}}]
     nics = [{"name": "a", "bridge": {}}, {"name": "o", "bridge": {}}]
     desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=nics, networks=networks))
