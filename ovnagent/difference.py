@@ -43,7 +43,7 @@ def world_of(
 def brake_of(kube: Kubernetes, nb: NorthboundSnapshot, networks: Networks, cluster: str) -> Brake:
     """What must not be deleted now (core/deletion.py)."""
     store = kube.store
-    absent: Collection[VmKey] = [key for key in nb.by_vm if not store.seen_deleted(key) and store.facts(key).empty]
+    absent: Collection[VmKey] = [key for key in nb.by_vm if not store.was_deleted(key) and store.facts(key).empty]
     approved = nb.global_ids.get(deletion.APPROVAL) == cluster
     return deletion.brake(absent, nb.by_vm, networks, len(nb.ports), approved, cluster)
 

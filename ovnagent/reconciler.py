@@ -236,7 +236,7 @@ class Reconciler:
         """What must not be deleted. Only where something may go without evidence is there anything to count."""
         before = self.status.brake
         store = self._kube.store
-        unseen = any(each.empty and each.key in nb.by_vm and not store.seen_deleted(each.key) for each in facts)
+        unseen = any(each.empty and each.key in nb.by_vm and not store.was_deleted(each.key) for each in facts)
         if self.status.in_sync and not unseen and not before.held_ports:
             return before if not before.approved else NO_BRAKE
         found = brake_of(self._kube, nb, self._config.networks, self._config.cluster)

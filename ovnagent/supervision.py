@@ -29,7 +29,7 @@ Wait = Callable[[tenacity.RetryCallState], float]
 
 def pauses(longest: float = LONGEST_PAUSE_SECONDS) -> Wait:
     """Growing pauses with jitter, and never shorter than what the error asks for (`retry_after`, in seconds)."""
-    growing = tenacity.wait_exponential_jitter(multiplier=FIRST_PAUSE_SECONDS, max=longest)
+    growing = tenacity.wait_exponential_jitter(multiplier=FIRST_PAUSE_SECONDS, max=longest, jitter=FIRST_PAUSE_SECONDS)
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -104,7 +104,7 @@ class Loop:
             if isinstance(error, Exception):
                 self._failed(error, pause)
         except Exception:
-            LOG.exception("a failure could not be reported", extra={"thread": self.name})
+            LOG.exception("a failure could not be reported", extra={"worker": self.name})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class Supervisor:
     def failure(self, name: str, error: Exception, pause: float) -> None:
         """A step of a thread has failed by a fault in the agent: log and count it."""
         self._restarted(name)
-        LOG.error("a thread has failed and is started again", extra={"thread": name, "retry_seconds": pause}, exc_info=error)
+        LOG.error("a thread has failed and is started again", extra={"worker": name, "retry_seconds": pause}, exc_info=error)
 
     def troubles(self) -> list[str]:
         """A sentence for each thread that has ended, or that has not been heard of for too long."""

@@ -113,7 +113,7 @@ class Client:
         response = self._send("GET", path, None, "application/json", read_seconds)
         try:
             pending = bytearray()
-            for chunk in response.stream(1 << 16, decode_content=True):
+            for chunk in _pieces(response):
                 first, *others = chunk.split(b"\n")
                 pending += first
                 if len(pending) > LINE_LIMIT:
@@ -173,6 +173,15 @@ def reason(error: BaseException | None) -> str:
     if isinstance(error, urllib3.exceptions.HTTPError | OSError):
         return "connection"
     return "malformed" if isinstance(error, MalformedError) else "fault"
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    """What comes, as it comes: a proxy may send a watch without chunks, and `stream` then waits for the amount asked for."""
+    if response.chunked:
+        yield from response.stream(1 << 16, decode_content=True)
+    else:
+        while piece := response.read1(1 << 16, decode_content=True):
+            yield piece
 
 
 def _whole(response: Any, limit: int, deadline: float) -> bytearray:

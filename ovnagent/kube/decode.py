@@ -71,7 +71,7 @@ def meta(raw: msgspec.Raw) -> Meta | None:
 
 
 def load(raw: bytes | msgspec.Raw) -> Any:
-    """A JSON document, read; what lies too deep in it left out.
+    """A JSON document, read; what lies too deep in it is null.
 
     Raises ValueError."""
     return documents.load(bytes(raw))[0]

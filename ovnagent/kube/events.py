@@ -71,8 +71,8 @@ class Events:
         self._say(ref, "Normal", reason, message)
 
     def _say(self, ref: ObjectRef, type_: str, reason: str, message: str) -> None:
-        message = message[:MESSAGE_LIMIT]
-        digest = hashlib.sha256(f"{ref.uid}/{reason}/{message}".encode(errors="replace")).hexdigest()[:16]
+        message = message[:MESSAGE_LIMIT].encode(errors="replace").decode()  # half a surrogate is no JSON
+        digest = hashlib.sha256(f"{ref.uid}/{reason}/{message}".encode()).hexdigest()[:16]
         name = f"{ref.name[:200]}.{digest}"
         now = time.monotonic()
         with self._lock:

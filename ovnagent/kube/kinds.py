@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ovnagent.core import reduce, vm
 
@@ -19,7 +18,7 @@ class Kind:
     api: str
     """`v1`, or group and version."""
     fact: type[vm.Fact]
-    reduce: Callable[[Mapping[str, Any]], vm.Fact]
+    reduce: Callable[[object], vm.Fact]
     selector: str = ""
     optional: bool = False
     """Its CRD may be absent: then there are none."""

@@ -238,11 +238,16 @@ class Store:
         with self._lock:
             return len(self._aside[kind]) + self._nameless.get(kind, 0)
 
-    def seen_deleted(self, key: VmKey) -> bool:
+    def was_deleted(self, key: VmKey) -> bool:
         """Nothing is left of the VM, and its last object was seen to be deleted. That is not so of one that is merely
         missing from a list: a list can be wrong."""
         with self._lock:
             return key in self._deleted
+
+    def seen_deleted(self) -> set[VmKey]:
+        """All VMs that were seen to be deleted and are remembered."""
+        with self._lock:
+            return set(self._deleted)
 
     def forget(self, key: VmKey) -> None:
         """No row is left of a deleted VM: its deletion need not be remembered."""

@@ -115,13 +115,8 @@ class Metrics:
         return found
 
     def pools(self, networks: Networks, books: Books) -> None:
-        """Of the networks of which the books know: a network that has just come into the configuration may not be in them
-        yet, on a standby for long."""
         for network in networks.all:
-            try:
-                used = dict(books.used(network))
-            except KeyError:
-                continue
+            used = dict(books.used(network))
             for subnet in network.subnets:
                 family = f"ipv{subnet.version}"
                 self.pool.labels(network.name, family, "used").set(used[subnet.version])
