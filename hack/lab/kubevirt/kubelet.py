@@ -36,8 +36,15 @@ class Kubelet:
         else:
             self._clean_up(pod)
 
-    def fail(self, pod: Obj) -> None:
-        """The launcher dies."""
+    def fail_target(self, migration: Obj) -> None:
+        """The migration's target launcher dies, if that is what is to happen in this phase."""
+        if objects.phase_of(migration) != self._context.faults.target_dies or objects.phase_of(migration) == "":
+            return
+        for pod in self._api.all(PODS):
+            if objects.labels_of(pod).get(objects.MIGRATION_UID) == uid_of(migration) and objects.is_launcher(pod):
+                self._fail(pod)
+
+    def _fail(self, pod: Obj) -> None:
         sandbox = self._context.sandbox(pod)
         if sandbox is not None and sandbox.guest is not None:
             sandbox.guest.kill()
