@@ -85,6 +85,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
             self.failures += 1
             self.distrust("an update was not understood")
         refused, error = self._session.refused
+        self._session.refused = None, ""
         if refused is not None and refused == self._monitor_request_id:
             # The library would wait for an answer for ever.
             self._session.drop(f"the database refuses to be copied: {error}")

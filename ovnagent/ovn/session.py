@@ -37,7 +37,7 @@ class Pace(ovs.reconnect.Reconnect):  # type: ignore[misc]
 
     def __init__(self, endpoints: int) -> None:
         super().__init__(ovs.timeval.msec())
-        self.set_backoff(*BACKOFF_MILLISECONDS)
+        self.min_backoff, self.max_backoff = BACKOFF_MILLISECONDS
         self.set_probe_interval(PROBE_MILLISECONDS)
         self.set_backoff_free_tries(endpoints)
         self._endpoints = endpoints
