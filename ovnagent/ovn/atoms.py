@@ -55,7 +55,7 @@ def keys(table: str, column: str, value: list[str]) -> list[Any]:
     """Keys of a map that are to be deleted: the agent's own, or any that stand in its row's list of them.
 
     Raises UnwritableError."""
-    return ["set", [_checked(_title, key, table, f"a key of {column}") for key in value]]
+    return ["set", [_checked(str.isprintable, key, table, f"a key of {column}") for key in value]]
 
 
 def dhcp_row(content: DhcpOptions) -> dict[str, Any]:
@@ -143,8 +143,9 @@ def _fixed(parse: Callable[[str], object]) -> Form:
 
 
 def _title(value: str) -> bool:
-    """A name of the operator's choice: printable, and on one line. OVN quotes it wherever it uses it."""
-    return 0 < len(value) <= limits.PORT and value.isprintable()
+    """A name of the operator's choice, or made of one: printable, on one line, and nothing that ends OVN's quotes. (northd
+    23.03 pastes the names of ports that are served by DHCP into matches without escaping them.)"""
+    return 0 < len(value) <= limits.PORT and value.isprintable() and not set(value) & set('"\\')
 
 
 _ip, _mac = _fixed(values.parse_ip), _fixed(values.parse_mac)
