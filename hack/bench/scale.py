@@ -3,10 +3,9 @@
     python -m hack.bench.scale [-n VMS] [--nodes NODES] [--runs RUNS]
 
 VM, VMI and launcher of each VM are in a real API server, of realistic size (hack/bench/population.py); a real Northbound
-and Southbound database beside it; no guest and no control plane of KubeVirt runs. Each figure stands beside its floor of the
-same
-run: the same lists in pages, parsed by orjson with the collector held back and nothing else; the same rows as one raw
-transaction. Peak memory is VmHWM of proc(5).
+and Southbound database beside it; no guest and no control plane of KubeVirt runs. Each figure stands beside its floor of
+the same run: the same lists in pages, parsed by orjson with the collector held back and nothing else; the same rows as one
+raw transaction. Peak memory is VmHWM of proc(5).
 """
 
 from __future__ import annotations
