@@ -25,6 +25,8 @@ BELIEVED_SECONDS = 60.0
 """So long an answer counts."""
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3600.0
 """Between two times that the lock is taken: the first pause, doubled each time, and the longest."""
+FORGOTTEN_SECONDS = 86_400.0
+"""So long ago, it does not count any more."""
 
 
 class Verdict(Enum):
@@ -65,7 +67,8 @@ def verdict(standby: Standby) -> Verdict:
         return Verdict.WAIT
     if standby.answered is not None and now < standby.answered + BELIEVED_SECONDS:
         return Verdict.WAIT
-    if standby.taken and now < max(standby.taken) + pause(len(standby.taken)):
+    taken = [when for when in standby.taken if now < when + FORGOTTEN_SECONDS]
+    if taken and now < max(taken) + pause(len(taken)):
         return Verdict.WAIT
     if standby.asked is None:
         return Verdict.ASK

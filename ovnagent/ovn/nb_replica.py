@@ -8,6 +8,7 @@ foreign ones by UUID. 100,000 ports on other switches are never copied.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ class NorthboundReplica(Replica):
         self.scope = scope
         self.listeners = listeners
         self.snapshot = NorthboundSnapshot(scope=scope)
+        self.rows_changed: float | None = None
+        """When rows of the agent's changed last, or were first seen: monotonic seconds."""
         self._watched_names: frozenset[str] = frozenset()
         self._had_lock = False
         self._reset()
@@ -327,6 +330,7 @@ class NorthboundReplica(Replica):
             self._inventory_dirty = False
             self.listeners.inventory()
         if self._dirty:
+            self.rows_changed = time.monotonic()
             dirty, self._dirty = self._dirty, set()
             self.listeners.changed(dirty)
 

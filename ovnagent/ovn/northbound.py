@@ -118,6 +118,11 @@ class Northbound:
         """When another agent last took the lock from this one: monotonic seconds."""
         return self._replica.robbed if self._replica is not None else None
 
+    @property
+    def rows_changed(self) -> float | None:
+        """When rows of the agent's changed last, by whomever: monotonic seconds."""
+        return self._replica.rows_changed if self._replica is not None else None
+
     def steal_lock(self) -> None:
         """Take the lock from its holder: core/takeover.py says when. The holder's transactions assert it, so it writes
         nothing any more; it gets the lock back when this agent lets it go."""

@@ -168,6 +168,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
                     self._session.reset_backoff()
                 self._quick_return_due = time.monotonic() + QUICK_RETURN_SECONDS
             else:
+                self._session.unheeded.clear()
                 LOG.warning("connection lost", extra={**where, "reason": self._session.reason})
 
     def _Idl__clear(self) -> None:  # noqa: N802 - the IDL's own name: it throws rows away without a notification

@@ -18,8 +18,11 @@ import pytest
 
 from hack.lab.databases import Server, server
 from hack.lab.process import wait_for
+from ovnagent.core import takeover as decision
+from ovnagent.core.takeover import Verdict
 from ovnagent.ovn.changes import CreatePort, CreateSwitch
-from ovnagent.ovn.northbound import NotCommittedError
+from ovnagent.ovn.northbound import Northbound, NotCommittedError
+from ovnagent.ovn.takeover import Takeover
 from tests.integration.nb_agent import SECONDS, Start, agents, port
 
 LONG = os.environ.get("OVNAGENT_LONG") == "1"
@@ -177,6 +180,47 @@ def test_a_holder_that_is_alive_answers_and_a_frozen_one_does_not(nb: Server, st
         wait_for(lambda: standby.northbound.has_lock, SECONDS, "the lock")
         standby.northbound.answer()
         wait_for(lambda: not standby.northbound.holder_asked, SECONDS, "the question is gone")
+        assert standby.commit(CreateSwitch("vlan7")) is None
+    finally:
+        holder.end()
+
+
+def test_a_standby_takes_the_lock_from_a_frozen_holder_and_from_no_other(
+    nb: Server, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(decision, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(decision, "BELIEVED_SECONDS", 1.0)
+    standby = start(nb.remote, ready=False)
+    wait_for(lambda: standby.now.complete, SECONDS, "the standby's copy")
+    holder = Writer(nb.remote, "holder")
+    takeover = Takeover(standby.northbound)
+    since = time.monotonic()
+    try:
+        wait_for(lambda: holder.committed, 30, "the holder at work")
+        standby.northbound.acquire_lock()
+        end = time.monotonic() + 1
+        while time.monotonic() < end:  # the holder writes, and so is left alone
+            assert takeover.look(True, since) is Verdict.WAIT
+            time.sleep(0.02)
+
+        # As if it wrote nothing: it is asked, and answers.
+        monkeypatch.setattr(Northbound, "rows_changed", None)
+        seen = {takeover.look(True, since)}
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            seen.add(takeover.look(True, since))
+            time.sleep(0.02)
+        assert seen == {Verdict.ASK, Verdict.WAIT}
+        monkeypatch.undo()
+        monkeypatch.setattr(decision, "IDLE_SECONDS", 0.3)
+        monkeypatch.setattr(decision, "ANSWER_SECONDS", 1.0)
+        monkeypatch.setattr(decision, "BELIEVED_SECONDS", 0.1)
+
+        holder.signal(signal.SIGSTOP)
+        wait_for(lambda: takeover.look(True, since) is Verdict.TAKE, SECONDS, "the standby takes the lock")
+        wait_for(lambda: standby.northbound.has_lock, SECONDS, "the lock")
+        assert takeover.times == 1
         assert standby.commit(CreateSwitch("vlan7")) is None
     finally:
         holder.end()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ovnagent.core.takeover import (
     ANSWER_SECONDS,
     BELIEVED_SECONDS,
+    FORGOTTEN_SECONDS,
     IDLE_SECONDS,
     LONGEST_PAUSE_SECONDS,
     PAUSE_SECONDS,
@@ -21,7 +22,7 @@ from ovnagent.core.takeover import (
     verdict,
 )
 
-NOW = 10_000.0
+NOW = 100_000.0
 READY = Standby(NOW, contended=True, sure=True, differs_since=NOW - IDLE_SECONDS)
 ASKED = replace(READY, asked=NOW - ANSWER_SECONDS)
 
@@ -50,7 +51,8 @@ def test_each_of_these_is_reason_enough_to_wait(but: dict[str, object]) -> None:
 
 
 def test_what_is_long_ago_is_none() -> None:
-    old = {"changed": NOW - IDLE_SECONDS, "answered": NOW - BELIEVED_SECONDS, "taken": (NOW - PAUSE_SECONDS,)}
+    taken = (NOW - FORGOTTEN_SECONDS - 1, NOW - FORGOTTEN_SECONDS, NOW - PAUSE_SECONDS)
+    old = {"changed": NOW - IDLE_SECONDS, "answered": NOW - BELIEVED_SECONDS, "taken": taken}
     assert verdict(replace(ASKED, **old)) is Verdict.TAKE  # type: ignore[arg-type]
 
 
