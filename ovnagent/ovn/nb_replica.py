@@ -307,9 +307,10 @@ class NorthboundReplica(Replica):
                 self.listeners.everything()
             return
         while self._moved:
-            row_id = next(iter(self._moved))
             self._changed = True
-            self._look_at_port(row_id, self.tables["Logical_Switch_Port"].rows.get(uuid.UUID(row_id)))
+            moved, self._moved = self._moved, set()  # one by one from the front of a large set is quadratic
+            for row_id in moved:
+                self._look_at_port(row_id, self.tables["Logical_Switch_Port"].rows.get(uuid.UUID(row_id)))
         if self._conditions_stale:
             self._update_conditions()
         if self.has_lock != self._had_lock:
