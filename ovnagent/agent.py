@@ -114,11 +114,10 @@ class Agent:
         loop.beat(RECONCILER_SECONDS)
         self.reconciler.turn()
 
-    # -- what happens elsewhere only says which VM to look at again; a standby remembers none of it
+    # -- what happens elsewhere only says which VM to look at again
 
     def _facts_changed(self, keys: Iterable[VmKey], urgent: bool) -> None:
-        if self.reconciler.leading:
-            self.dirty.add(keys, urgent)
+        self.reconciler.changed(keys, urgent)
 
     def _rows_changed(self, keys: set[VmKey]) -> None:
         self.reconciler.touch(keys)

@@ -8,6 +8,7 @@ foreign ones by UUID. 100,000 ports on other switches are never copied.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ class NorthboundReplica(Replica):
         self.scope = scope
         self.listeners = listeners
         self.snapshot = NorthboundSnapshot(scope=scope)
+        self.rows_changed: float | None = None
+        """When rows of the agent's changed last, or were first seen: monotonic seconds."""
         self._watched_names: frozenset[str] = frozenset()
         self._had_lock = False
         self._reset()
@@ -304,9 +307,10 @@ class NorthboundReplica(Replica):
                 self.listeners.everything()
             return
         while self._moved:
-            row_id = next(iter(self._moved))
             self._changed = True
-            self._look_at_port(row_id, self.tables["Logical_Switch_Port"].rows.get(uuid.UUID(row_id)))
+            moved, self._moved = self._moved, set()  # one by one from the front of a large set is quadratic
+            for row_id in moved:
+                self._look_at_port(row_id, self.tables["Logical_Switch_Port"].rows.get(uuid.UUID(row_id)))
         if self._conditions_stale:
             self._update_conditions()
         if self.has_lock != self._had_lock:
@@ -328,6 +332,7 @@ class NorthboundReplica(Replica):
             self._inventory_dirty = False
             self.listeners.inventory()
         if keys := {key for key in dirty if key is not None}:
+            self.rows_changed = time.monotonic()
             self.listeners.changed(keys)
 
     def _take_snapshot(self) -> NorthboundSnapshot:

@@ -44,6 +44,8 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self._session = Session(remote)
         self.last_turn = time.monotonic()
         """Monotonic seconds; also while a large copy is taken in."""
+        self.robbed: float | None = None
+        """When the lock was last taken from here by another client: monotonic seconds."""
         self.failures = 0
         """How often an update was not understood."""
         self.generation = 0
@@ -166,6 +168,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
                     self._session.reset_backoff()
                 self._quick_return_due = time.monotonic() + QUICK_RETURN_SECONDS
             else:
+                self._session.unheeded.clear()
                 LOG.warning("connection lost", extra={**where, "reason": self._session.reason})
 
     def _Idl__clear(self) -> None:  # noqa: N802 - the IDL's own name: it throws rows away without a notification
@@ -174,6 +177,25 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self._conditions_due = 0.0
         self.cleared()
         super()._Idl__clear()
+
+    def steal_lock(self) -> None:
+        """Take the lock from whoever holds it, if it is wanted here (RFC 7047, 4.1.9)."""
+        if self.lock_name and not self.has_lock:
+            self._Idl__send_unlock_request()  # the request of before, which waits: the server takes no second one
+            self._lock_request_id = self._Idl__do_send_lock_request("steal")
+
+    def _Idl__do_send_lock_request(self, method: str) -> Any:  # noqa: N802
+        request = super()._Idl__do_send_lock_request(method)
+        if method == "unlock" and request is not None:
+            # The IDL would take the answer for one to a change of conditions: rows for granted that are still to come.
+            self._session.unheeded.add(request)
+        return request
+
+    def _Idl__parse_lock_notify(self, params: Any, new_has_lock: bool) -> None:  # noqa: N802
+        had = self.has_lock
+        super()._Idl__parse_lock_notify(params, new_has_lock)
+        if had and not self.has_lock:
+            self.robbed = time.monotonic()
 
     def _Idl__check_server_db(self) -> bool:  # noqa: N802
         fine = bool(super()._Idl__check_server_db())
@@ -190,5 +212,12 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
             raise
 
 
-for _hook in ("_Idl__check_server_db", "_Idl__clear", "_Idl__do_parse_update"):
+for _hook in (
+    "_Idl__check_server_db",
+    "_Idl__clear",
+    "_Idl__do_parse_update",
+    "_Idl__do_send_lock_request",
+    "_Idl__parse_lock_notify",
+    "_Idl__send_unlock_request",
+):
     assert hasattr(ovs_idl.Idl, _hook), f"ovs' IDL has changed: {_hook} is gone"

@@ -2,7 +2,7 @@
 
 A group is refused where a value in it must not be written, where the database refuses it, and where the database hangs up on
 it. The last looks like an outage. So when an answer has been lost, what is to be written next is first shown to the server
-on a connection of its own (hangup.py), which costs neither the copy nor the lock.
+on a connection of its own (aside.py), which costs neither the copy nor the lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ovnagent.core.vm import VmKey
-from ovnagent.ovn import hangup
+from ovnagent.ovn import aside
 from ovnagent.ovn.changes import Change, CreateSwitch, Known, Operation, operations
 from ovnagent.ovn.connection import Connection
 from ovnagent.ovn.transaction import AnswerLostError, NotCommittedError, RefusedError, transact
@@ -122,7 +122,7 @@ class Writer:
         doubtful = self._writable(batch, doubtful, known)
         try:
             bad = self._hung_up_on(doubtful, known) if doubtful else set()
-        except hangup.UnknownError as error:
+        except aside.NoAnswerError as error:
             raise NotCommittedError(str(error)) from error
         for index, group in doubtful:
             self._set_aside.pop(group.label, None)
@@ -137,7 +137,7 @@ class Writer:
         idl = self._connection.idl
         if idl is None or not idl.monitoring:
             raise NotCommittedError("not connected to the database")
-        if not hangup.hangs_up(idl.session_name(), self._connection.database, self._operations(groups, known)):
+        if not aside.hangs_up(idl.session_name(), self._connection.database, self._operations(groups, known)):
             return set()
         if len(groups) == 1:
             return {groups[0][0]}
