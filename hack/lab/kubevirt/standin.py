@@ -167,6 +167,17 @@ class KubeVirt:
         self.api.create(MIGRATIONS, objects.migration(namespace, name, vm))
         return name
 
+    def newest_migration(self, namespace: str, vm: str) -> str:
+        """The name of the VM's migration that is not over yet; waits for one."""
+
+        def opened() -> list[Obj]:
+            found = [each for each in self.api.all(MIGRATIONS) if each["spec"]["vmiName"] == vm]
+            of_namespace = [each for each in found if key_of(each).namespace == namespace]
+            return [each for each in of_namespace if objects.phase_of(each) not in objects.FINAL]
+
+        self.wait_for(lambda: bool(opened()), f"a migration of {vm}")
+        return key_of(opened()[-1]).name
+
     def cancel_migration(self, namespace: str, migration: str) -> None:
         """As `virtctl migrate-cancel`: the object is deleted."""
         self.api.delete(MIGRATIONS, self._need(MIGRATIONS, namespace, migration))
