@@ -27,6 +27,7 @@ from ovnagent.core.vm import (
     Launcher,
     Migration,
     MigrationState,
+    Namespace,
     NetworkAttachmentDefinition,
     Node,
     VirtualMachine,
@@ -162,6 +163,20 @@ def network_attachment_definition(obj: object) -> NetworkAttachmentDefinition:
     namespace, name = reader.identity("namespace", "name")
     network = reader.text(reader.annotations.get(LOGICAL_SWITCH_KEY), values.parse_title, LOGICAL_SWITCH_KEY)
     return NetworkAttachmentDefinition(namespace=namespace, name=name, network=network, complaints=reader.complaints())
+
+
+def namespace(obj: object) -> Namespace:
+    """Reduce a Namespace. (Labels have been checked by the API server.)
+
+    Raises UnreadableError."""
+    reader = _Reader(obj)
+    (name,) = reader.identity("name")
+    labels = [
+        (key, value)
+        for key, value in _dict(reader.meta.get("labels")).items()
+        if isinstance(key, str) and isinstance(value, str)
+    ]
+    return Namespace(name=name, labels=tuple(sorted(labels)))
 
 
 def _dict(value: object) -> Mapping[str, Any]:
