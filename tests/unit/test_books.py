@@ -70,7 +70,9 @@ def test_a_lease_is_held_by_one_and_leaves_nothing_behind() -> None:
     assert book.leases  # whoever has the old books still has what was true
 
 
-@pytest.mark.parametrize("held", [lease(OTHER, "0a:00:00:00:00:02", "10.16.0.5"), lease(OTHER, "0a:00:00:00:00:01", "10.16.0.6")])
+@pytest.mark.parametrize(
+    "held", [lease(OTHER, "0a:00:00:00:00:02", "10.16.0.5"), lease(OTHER, "0a:00:00:00:00:01", "10.16.0.6")]
+)
 def test_nobody_is_given_what_another_has(held: Lease) -> None:
     book = NO_BOOK.hold(ONE, lease(ONE, "0a:00:00:00:00:01", "10.16.0.5"))
     with pytest.raises(ValueError, match="overlaps with what another port holds"):

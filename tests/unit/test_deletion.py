@@ -23,7 +23,8 @@ def rows(count: int, net: str = "pods", ip: str = "10.16.0.9") -> dict[VmKey, tu
 
 
 @pytest.mark.parametrize(
-    ("ports", "owned", "held"), [(10, 10, False), (11, 11, True), (11, 21, True), (11, 22, False), (500, 999, True), (0, 0, False)]
+    ("ports", "owned", "held"),
+    [(10, 10, False), (11, 11, True), (11, 21, True), (11, 22, False), (500, 999, True), (0, 0, False)],
 )
 def test_more_than_ten_and_more_than_half(ports: int, owned: int, held: bool) -> None:
     assert too_many(ports, owned) is held

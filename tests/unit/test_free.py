@@ -158,7 +158,9 @@ def full(cidr: str) -> Counting:
         (subnet("10.16.0.0/12"), [], 1026),
     ],
 )
-def test_that_nothing_is_free_is_known_after_a_look_at_each_field(given: Subnet, pool: list[AddressRange], steps: int) -> None:
+def test_that_nothing_is_free_is_known_after_a_look_at_each_field(
+    given: Subnet, pool: list[AddressRange], steps: int
+) -> None:
     """1024 addresses a step: not one by one, and not once a range that was asked for."""
     counting = full(str(given.cidr))
     spans = allocatable(given)
