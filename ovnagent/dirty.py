@@ -71,7 +71,7 @@ class Dirty:
         self._everything = False
         self._later: list[tuple[float, VmKey]] = []
         self._due: dict[VmKey, float] = {}
-        self._closed = False
+        self._closed = self._woken = False
 
     def __len__(self) -> int:
         """Keys that wait."""
@@ -124,6 +124,12 @@ class Dirty:
                 heapq.heapify(self._later)
             self._condition.notify()
 
+    def wake(self) -> None:
+        """Something else is new: `wait` and `take` return, with nothing if need be."""
+        with self._condition:
+            self._woken = True
+            self._condition.notify_all()
+
     def close(self) -> None:
         """Wake the reader for good."""
         with self._condition:
@@ -151,15 +157,19 @@ class Dirty:
             while True:
                 self._ripen()
                 now = time.monotonic()
-                if self._urgent.size or self._other.size or self._everything or self._closed or now >= deadline:
+                if self._anything or now >= deadline:
                     batch: dict[VmKey, float] = {}
                     self._urgent.move(batch, limit - limit // 4)  # the rest of the world is not kept out for good
                     self._other.move(batch, limit)
                     self._urgent.move(batch, limit)
-                    everything, self._everything = self._everything, False
+                    everything, self._everything, self._woken = self._everything, False, False
                     return batch, everything
                 wake = min(deadline, self._later[0][0]) if self._later else deadline
                 self._condition.wait(max(0.0, wake - now))
+
+    @property
+    def _anything(self) -> bool:
+        return bool(self._urgent.size or self._other.size or self._everything or self._closed or self._woken)
 
     def _ripen(self) -> None:
         now = time.monotonic()

@@ -152,9 +152,7 @@ class Supervisor:
     def failure(self, name: str, error: Exception, pause: float) -> None:
         """A step of a thread has failed by a fault in the agent: log and count it."""
         self._restarted(name)
-        LOG.error(
-            "a thread has failed and is started again", extra={"worker": name, "retry_seconds": pause}, exc_info=error
-        )
+        LOG.error("a thread has failed and is started again", extra={"worker": name, "retry_seconds": pause}, exc_info=error)
 
     def troubles(self) -> list[str]:
         """A sentence for each thread that has ended, or that has not been heard of for too long."""

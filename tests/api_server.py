@@ -36,7 +36,7 @@ class Asked:
 
 
 class ApiServer:
-    """Answers from `lists` (GET), `watches` (GET with watch=true), `objects` (GET of one path) and `writes` (all else), in
+    """Answers from `lists` (GET), `watches` (GET with watch=true), `objects` (GET with this in its query), `writes`, in
     turn; the last answer of each stays."""
 
     def __init__(self, directory: Path) -> None:
@@ -87,8 +87,8 @@ class ApiServer:
             self.asked.append(asked)
             if asked.method != "GET":
                 queue = self.writes
-            elif (path := asked.path.partition("?")[0]) in self.objects:
-                queue = [self.objects[path]]
+            elif found := [answer for part, answer in self.objects.items() if part in asked.path]:
+                queue = found[:1]
             else:
                 queue = self.watches if "watch=true" in asked.path else self.lists
             answer = queue.pop(0) if len(queue) > 1 else queue[0]

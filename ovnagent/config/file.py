@@ -6,7 +6,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from ovnagent.config.form import DhcpModel, FileModel, NetworkModel, OvnModel, RouteModel, SubnetModel
+from ovnagent.config.form import DhcpModel, FileModel, NamespacesModel, NetworkModel, OvnModel, RouteModel, SubnetModel
 from ovnagent.core import dhcp_options, limits, values
-from ovnagent.core.networks import AddressRange, Dhcp, IPAddress, IPNetwork, Network, Networks, Subnet
+from ovnagent.core.networks import AddressRange, Dhcp, IPAddress, IPNetwork, Namespaces, Network, Networks, Subnet
 from ovnagent.kube.client import KubeConfig
 from ovnagent.ovn.connection import Tls
 
@@ -195,6 +195,9 @@ class _Checker:
                 self.errors.append(f"{path}.nads[{index}]: {nad!r} is not of the form <namespace>/<name>")
         for key, title in (("name", model.name), ("logicalSwitch", model.logical_switch), ("router", model.router)):
             self._title(f"{path}.{key}", title)
+        dhcp = self._dhcp(f"{path}.dhcp", model.dhcp, subnets) if model.dhcp is not None else None
+        if dhcp is not None and dhcp.server_id is not None:
+            subnets = [replace(each, dhcp_server=dhcp.server_id) if dhcp.server_id in each else each for each in subnets]
         return Network(
             name=model.name,
             logical_switch=model.logical_switch or model.name,
@@ -203,10 +206,25 @@ class _Checker:
             nads=tuple(model.nads),
             port_security=model.port_security,
             mtu=model.mtu,
-            dhcp=self._dhcp(f"{path}.dhcp", model.dhcp, subnets) if model.dhcp is not None else None,
+            dhcp=dhcp,
             dns_domain=model.dns_domain,
             router=self._router(path, model, subnets),
+            namespaces=self._namespaces(f"{path}.namespaces", model.namespaces),
+            port_security_off=self._namespaces(f"{path}.allowPortSecurityOff", model.allow_port_security_off),
+            shared_addresses=model.shared_addresses,
+            reserved_macs=tuple(
+                mac
+                for index, text in enumerate(model.reserved_macs)
+                if (mac := self._parsed(f"{path}.reservedMacs[{index}]", text, values.parse_mac, "0a:58:00:00:00:01"))
+            ),
         )
+
+    def _namespaces(self, path: str, model: NamespacesModel | None) -> Namespaces:
+        if model is None:
+            return Namespaces()
+        for index, name in enumerate(model.names):
+            self._parsed(f"{path}.names[{index}]", name, values.parse_label, "tenant-a")
+        return Namespaces(False, frozenset(model.names), tuple(sorted(model.match_labels.items())))
 
     def _dhcp(self, path: str, model: DhcpModel, subnets: list[Subnet]) -> Dhcp:
         server_id = self._parsed(f"{path}.serverId", model.server_id, ipaddress.IPv4Address, "10.16.0.1")
@@ -245,10 +263,9 @@ class _Checker:
             self.errors.append(f"{path}: {error}")
 
     def _title(self, path: str, title: str | None) -> None:
-        """The name of something in OVN: the operator's to choose, but it stands on one line."""
         try:
-            if title is not None:
-                values.parse_line(title, limits.NAME)
+            if title is not None and values.parse_title(title) != title:
+                self.errors.append(f"{path}: {title!r} has blanks at its ends")
         except ValueError as error:
             self.errors.append(f"{path}: {error}")
 

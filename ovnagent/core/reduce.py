@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from ovnagent.core import limits, records, values
@@ -26,6 +27,7 @@ from ovnagent.core.vm import (
     Launcher,
     Migration,
     MigrationState,
+    Namespace,
     NetworkAttachmentDefinition,
     Node,
     VirtualMachine,
@@ -84,8 +86,8 @@ def instance(obj: object) -> Instance:
         created=reader.created(),
         deleting=reader.deleting(),
         vm_uid=reader.owner("VirtualMachine")[1],
-        phase=reader.word(status.get("phase"), values.parse_phase, "status.phase"),
-        node=reader.word(status.get("nodeName"), values.parse_name, "status.nodeName"),
+        phase=reader.text(status.get("phase"), _phase, "status.phase"),
+        node=reader.text(status.get("nodeName"), _name, "status.nodeName"),
         annotations=reader.requests(reader.meta),
         interfaces=interfaces,
         hostname=reader.text(spec.get("hostname"), values.parse_label, "hostname"),
@@ -109,7 +111,7 @@ def migration(obj: object) -> Migration:
         created=reader.created(),
         deleting=reader.deleting(),
         vmi=reader.text(_dict(reader.obj.get("spec")).get("vmiName"), values.parse_name, "spec.vmiName"),
-        phase=reader.word(_dict(reader.obj.get("status")).get("phase"), values.parse_phase, "status.phase"),
+        phase=reader.text(_dict(reader.obj.get("status")).get("phase"), _phase, "status.phase"),
         complaints=reader.complaints(),
     )
 
@@ -134,8 +136,8 @@ def launcher(obj: object) -> Launcher:
         deleting=reader.deleting(),
         vmi=vmi,
         vmi_uid=created_by or owner_uid,
-        node=reader.word(_dict(reader.obj.get("spec")).get("nodeName"), values.parse_name, "spec.nodeName"),
-        phase=reader.word(_dict(reader.obj.get("status")).get("phase"), values.parse_phase, "status.phase"),
+        node=reader.text(_dict(reader.obj.get("spec")).get("nodeName"), _name, "spec.nodeName"),
+        phase=reader.text(_dict(reader.obj.get("status")).get("phase"), _phase, "status.phase"),
         migration_uid=reader.text(job, values.parse_uid, "kubevirt.io/migrationJobUID"),
         ephemeral=EPHEMERAL_ANNOTATION in annotations,
         attached=reader.attached(),
@@ -163,6 +165,20 @@ def network_attachment_definition(obj: object) -> NetworkAttachmentDefinition:
     return NetworkAttachmentDefinition(namespace=namespace, name=name, network=network, complaints=reader.complaints())
 
 
+def namespace(obj: object) -> Namespace:
+    """Reduce a Namespace. (Labels have been checked by the API server.)
+
+    Raises UnreadableError."""
+    reader = _Reader(obj)
+    (name,) = reader.identity("name")
+    labels = [
+        (key, value)
+        for key, value in _dict(reader.meta.get("labels")).items()
+        if isinstance(key, str) and isinstance(value, str)
+    ]
+    return Namespace(name=name, labels=tuple(sorted(labels)))
+
+
 def _dict(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -172,7 +188,15 @@ def _dicts(value: object) -> Iterator[Mapping[str, Any]]:
     return (entry for entry in value if isinstance(entry, dict)) if isinstance(value, list) else iter(())
 
 
-_IDENTIFIERS = {"namespace": values.parse_label, "name": values.parse_name, "uid": values.parse_uid}
+def _shared(parse: Callable[[str], str]) -> Callable[[str], str]:
+    """For what many objects hold: it is parsed once, and held once."""
+    return lru_cache(maxsize=1 << 12)(lambda text: sys.intern(parse(text)))
+
+
+_label, _name, _namespaced = map(_shared, (values.parse_label, values.parse_name, values.parse_namespaced))
+_phase, _token = map(_shared, (values.parse_phase, values.parse_token))
+_interface_name, _device = map(_shared, (values.parse_interface, values.parse_device))
+_IDENTIFIERS = {"namespace": _label, "name": values.parse_name, "uid": values.parse_uid}
 _BINDINGS = {
     "bridge": "bridge",
     "masquerade": "masquerade",
@@ -190,32 +214,30 @@ class _Reader:
         self.meta = _dict(self.obj.get("metadata"))
         self.annotations = _dict(self.meta.get("annotations"))
         self._complaints: list[str] = []
+        self._more = 0
 
     # -- any field
 
     def text(self, value: object, parse: Callable[[str], str], field: str) -> str:
         """What `parse` makes of a field; empty where there is none, or none that can be read."""
-        if value is None or value == "":
+        if not isinstance(value, str):
+            if value is not None:
+                self.complain(field, "it is no text")
             return ""
-        if isinstance(value, str):
-            try:
-                return parse(value)
-            except ValueError as error:
-                self.complain(field, str(error))
-        else:
-            self.complain(field, "it is no text")
-        return ""
-
-    def word(self, value: object, parse: Callable[[str], str], field: str) -> str:
-        """The same, of a text that many objects share."""
-        return sys.intern(self.text(value, parse, field))
+        try:
+            return parse(value) if value else ""
+        except ValueError as error:
+            self.complain(field, str(error))
+            return ""
 
     def complain(self, field: str, sentence: str) -> None:
-        self._complaints.append(f"{field}: {sentence}")
+        if len(self._complaints) < limits.COMPLAINTS:
+            self._complaints.append(f"{field}: {sentence}")
+        else:
+            self._more += 1
 
     def complaints(self) -> Complaints:
-        found, more = self._complaints, len(self._complaints) - limits.COMPLAINTS
-        return (*found[: limits.COMPLAINTS], f"and {more} more like these") if more > 0 else tuple(found)
+        return (*self._complaints, *((f"and {self._more} more like these",) if self._more else ()))
 
     # -- metadata
 
@@ -238,7 +260,8 @@ class _Reader:
     def owner(self, kind: str) -> tuple[str, str]:
         """(name, UID) of the owner of this kind in KubeVirt's group, or empty strings."""
         for owner in _dicts(self.meta.get("ownerReferences")):
-            if owner.get("kind") == kind and str(owner.get("apiVersion"))[:12] == "kubevirt.io/":
+            version = owner.get("apiVersion")
+            if owner.get("kind") == kind and isinstance(version, str) and version.startswith("kubevirt.io/"):
                 name = self.text(owner.get("name"), values.parse_name, "ownerReferences.name")
                 return name, self.text(owner.get("uid"), values.parse_uid, "ownerReferences.uid")
         return "", ""
@@ -273,9 +296,9 @@ class _Reader:
             return ()
         found = []
         for entry in entries:
-            interface = "eth0" if entry.get("default") else self.word(entry.get("interface"), values.parse_device, key)
+            interface = "eth0" if entry.get("default") else self.text(entry.get("interface"), _device, key)
             if interface:
-                network = self.word(entry.get("name"), values.parse_token, key)
+                network = self.text(entry.get("name"), _token, key)
                 found.append((interface, network, self.text(entry.get("mac"), values.parse_mac, key)))
         return tuple(found)
 
@@ -302,17 +325,18 @@ class _Reader:
 
     def _interface(self, entry: Mapping[str, Any], network: Mapping[str, Any], namespace: str) -> Interface | None:
         multus = _dict(network.get("multus"))
-        name = self.word(entry["name"], values.parse_interface, "interfaces.name")
-        nad = self.word(
-            multus.get("networkName"), lambda text: values.parse_namespaced(text, namespace), f"networkName of {name}"
-        )
+        name = self.text(entry["name"], _interface_name, "interfaces.name")
+        nad = multus.get("networkName")
+        if isinstance(nad, str) and nad and "/" not in nad:
+            nad = f"{namespace}/{nad}"
+        nad = self.text(nad, _namespaced, f"networkName of {name}")
         if not name or (not nad and (multus.get("networkName") or "pod" not in network)):
             return None
         return Interface(
             name=name,
             binding=self._binding(entry, name),
             mac=self.text(entry.get("macAddress"), _mac_text, f"macAddress of interface {name}"),
-            state=self.word(entry.get("state"), _interface_state, f"state of interface {name}"),
+            state=self.text(entry.get("state"), _interface_state, f"state of interface {name}"),
             nad=nad,
             primary=multus.get("default") is True,
         )
@@ -322,7 +346,7 @@ class _Reader:
             if key in entry:
                 return binding
         plugin = _dict(entry.get("binding")).get("name")
-        return self.word(plugin, values.parse_token, f"binding of interface {name}") or "bridge"
+        return self.text(plugin, _token, f"binding of interface {name}") or "bridge"
 
     # -- status
 
@@ -333,8 +357,8 @@ class _Reader:
             return None
         return MigrationState(
             uid=uid,
-            source_node=self.word(state.get("sourceNode"), values.parse_name, f"{path}.sourceNode"),
-            target_node=self.word(state.get("targetNode"), values.parse_name, f"{path}.targetNode"),
+            source_node=self.text(state.get("sourceNode"), _name, f"{path}.sourceNode"),
+            target_node=self.text(state.get("targetNode"), _name, f"{path}.targetNode"),
             target_ready=bool(state.get("targetNodeDomainReadyTimestamp")),
             completed=state.get("completed") is True,
             failed=state.get("failed") is True,

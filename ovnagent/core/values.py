@@ -31,6 +31,8 @@ INTERFACE = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.NAME}}}")
 DEVICE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 CHASSIS = re.compile(rf"[!-+\--~]{{1,{limits.NAME}}}")
 NUMBER = re.compile(r"[0-9]{1,20}")
+PLAIN_MAC = re.compile("[0-9a-f][02468ace](?::[0-9a-f]{2}){5}")
+"""The form that nearly all have, unicast."""
 MAC = re.compile(
     r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}|[0-9a-f]{12}"
 )
@@ -67,10 +69,10 @@ def parse_domain(text: str) -> str:
     return name
 
 
-def parse_namespaced(text: str, namespace: str = "") -> str:
-    """`namespace/name`, or the name alone where `namespace` is given."""
-    given, slash, name = text.rpartition("/")
-    return f"{parse_label(given if slash else namespace)}/{parse_name(name)}"
+def parse_namespaced(text: str) -> str:
+    """`namespace/name`."""
+    namespace, _, name = text.partition("/")
+    return f"{parse_label(namespace)}/{parse_name(name)}"
 
 
 def parse_uid(text: str) -> str:
@@ -125,8 +127,13 @@ def parse_chassis(text: str) -> str:
 
 
 def parse_title(text: str) -> str:
-    """The name of a network, switch or router, which is the operator's to choose: whatever can be printed on one line."""
-    return parse_line(text.strip(BLANK), limits.NAME)
+    """The name of a network, switch or router, which is the operator's to choose: whatever can be printed on one line. No
+    quotes and backslashes: names of ports are made of it, and northd 23.03 does not escape those where it allows DHCP's
+    answers past ACLs."""
+    text = text.strip(BLANK)
+    if set(text) & set('"\\'):
+        raise ValueError(f"{shown(text)} is no name; it may hold no quotes and backslashes")
+    return parse_line(text, limits.NAME)
 
 
 def parse_line(text: str, limit: int) -> str:
@@ -166,6 +173,8 @@ def parse_range(text: str) -> AddressRange:
 
 def parse_mac(text: str) -> str:
     """A unicast MAC, in lower case with colons."""
+    if PLAIN_MAC.fullmatch(text) and text != "00:00:00:00:00:00":
+        return text
     word = text.strip(BLANK).lower() if len(text) <= limits.NAME and text.isascii() else ""
     if not MAC.fullmatch(word):
         raise ValueError(f"{shown(text)} is no MAC address; write it like 00:00:00:53:6b:b6")

@@ -219,7 +219,16 @@ class NetworkAttachmentDefinition:
         return f"{self.namespace}/{self.name}"
 
 
-Fact = VirtualMachine | Instance | Migration | Launcher | Node | NetworkAttachmentDefinition
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A Namespace and its labels, by which a network may admit it."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    """Sorted."""
+
+
+Fact = VirtualMachine | Instance | Migration | Launcher | Node | NetworkAttachmentDefinition | Namespace
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ovnagent.core import documents
-from ovnagent.core.limits import DEPTH
+from ovnagent.core import documents, limits
 from ovnagent.kube.client import MalformedError
 
 
@@ -75,8 +74,7 @@ def load(raw: bytes | msgspec.Raw) -> Any:
     """A JSON document, read; what lies too deep in it is null.
 
     Raises ValueError."""
-    document, _ = documents.load(bytes(raw))
-    return document
+    return documents.load(bytes(raw))[0]
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], data: bytes | bytearray) -> Any:
@@ -84,6 +82,6 @@ def _decode(decoder: msgspec.json.Decoder[Any], data: bytes | bytearray) -> Any:
         try:
             return decoder.decode(data)
         except RecursionError:
-            return decoder.decode(documents.prune(bytes(data), DEPTH))
+            return decoder.decode(documents.prune(bytes(data), limits.DEPTH))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise MalformedError(f"{error}; it begins with {bytes(data[:60])!r}") from None

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ovnagent.core import reduce, vm
-from ovnagent.kube.store import Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,6 @@ class Kind:
         """Of all objects of the kind."""
         return f"{self.root}/{self.name}"
 
-    def path_of(self, identity: Identity) -> str:
-        """Of one object."""
-        namespace, name = identity
-        return f"{self.root}/namespaces/{namespace}/{self.name}/{name}" if namespace else f"{self.path}/{name}"
-
 
 KUBEVIRT = "kubevirt.io/v1"
 KINDS = (
@@ -46,6 +40,7 @@ KINDS = (
     Kind("VirtualMachineInstanceMigration", "virtualmachineinstancemigrations", KUBEVIRT, vm.Migration, reduce.migration),
     Kind("Pod", "pods", "v1", vm.Launcher, reduce.launcher, selector="kubevirt.io=virt-launcher"),
     Kind("Node", "nodes", "v1", vm.Node, reduce.node),
+    Kind("Namespace", "namespaces", "v1", vm.Namespace, reduce.namespace),
     Kind(
         "NetworkAttachmentDefinition",
         "network-attachment-definitions",

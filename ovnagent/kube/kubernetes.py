@@ -11,7 +11,7 @@ from ovnagent.kube.client import Client, KubeConfig
 from ovnagent.kube.events import Events, ObjectRef
 from ovnagent.kube.kinds import KINDS
 from ovnagent.kube.records import Records
-from ovnagent.kube.store import Changed, Store
+from ovnagent.kube.store import Changed, Labels, Store
 from ovnagent.kube.watch import Watcher
 from ovnagent.kube.writer import Writer
 from ovnagent.supervision import Loop, Supervisor
@@ -110,6 +110,9 @@ class Kubernetes:
 
     def nads(self) -> Mapping[str, str]:
         return self.store.nads()
+
+    def namespaces(self) -> Mapping[str, Labels]:
+        return self.store.namespaces()
 
     def _unreadable(self, ref: ObjectRef, why: str) -> None:
         if self._tell:

@@ -14,6 +14,7 @@ from ovnagent.core.vm import (
     Instance,
     Launcher,
     Migration,
+    Namespace,
     NetworkAttachmentDefinition,
     Node,
     VirtualMachine,
@@ -22,6 +23,8 @@ from ovnagent.core.vm import (
 
 Identity = tuple[str, str]
 """(namespace, name); the namespace of a Node is empty."""
+Labels = tuple[tuple[str, str], ...]
+SURROUNDINGS = (Node, NetworkAttachmentDefinition, Namespace)
 OfVm = VirtualMachine | Instance | Migration | Launcher
 """What belongs to one VM; Nodes and NADs concern all that use them."""
 Changed = Callable[[Iterable[VmKey], bool], None]
@@ -49,14 +52,15 @@ class Store:
         self._lock = threading.Lock()
         self._changed = changed
         self._objects: dict[type[Fact], dict[Identity, Fact]] = {
-            kind: {} for kind in (VirtualMachine, Instance, Migration, Launcher, Node, NetworkAttachmentDefinition)
+            kind: {} for kind in (VirtualMachine, Instance, Migration, Launcher, *SURROUNDINGS)
         }
         self._by_key: dict[VmKey, tuple[OfVm, ...]] = {}
         self._by_node, self._by_nad = _Index(), _Index()
         self._surroundings: set[type[Fact]] = set()
-        """Node, NetworkAttachmentDefinition: which of them have changed since `_publish`."""
+        """Those of SURROUNDINGS that have changed since `_publish`."""
         self._node_chassis: Mapping[str, str] = MappingProxyType({})
         self._nads: Mapping[str, str] = MappingProxyType({})
+        self._namespaces: Mapping[str, Labels] = MappingProxyType({})
         self._deleted: OrderedDict[VmKey, None] = OrderedDict()
         self._aside: dict[type[Fact], dict[Identity, SetAside]] = {kind: {} for kind in self._objects}
         self._nameless: dict[type[Fact], int] = {}
@@ -125,7 +129,7 @@ class Store:
             return keys, False
         keys |= self._remove(kind, name)
         self._objects[kind][name] = fact
-        if isinstance(fact, Node | NetworkAttachmentDefinition):
+        if isinstance(fact, SURROUNDINGS):
             self._surroundings.add(kind)
             return keys | self._users(fact), False
         self._by_key[fact.key] = (*self._by_key.get(fact.key, ()), fact)
@@ -139,7 +143,7 @@ class Store:
         old = self._objects[kind].pop(name, None)
         if old is None:
             return set()
-        if isinstance(old, Node | NetworkAttachmentDefinition):
+        if isinstance(old, SURROUNDINGS):
             self._surroundings.add(kind)
             return self._users(old)
         entries = tuple(fact for fact in self._by_key[old.key] if fact is not old)
@@ -160,9 +164,11 @@ class Store:
         while len(self._deleted) > REMEMBERED_DELETIONS:
             self._deleted.popitem(last=False)
 
-    def _users(self, fact: Node | NetworkAttachmentDefinition) -> set[VmKey]:
+    def _users(self, fact: Node | NetworkAttachmentDefinition | Namespace) -> set[VmKey]:
         if isinstance(fact, Node):
             return self._by_node.of(fact.name) if fact.chassis else set()
+        if isinstance(fact, Namespace):
+            return {key for key in self._by_key if key.namespace == fact.name}
         return self._by_nad.of(fact.nad)
 
     def _uses(self, fact: OfVm) -> list[tuple[_Index, str]]:
@@ -174,9 +180,12 @@ class Store:
             nodes = (fact for fact in self._objects[Node].values() if isinstance(fact, Node))
             self._node_chassis = MappingProxyType({node.name: node.chassis for node in nodes if node.chassis})
         if NetworkAttachmentDefinition in self._surroundings:
-            found = self._objects[NetworkAttachmentDefinition].values()
-            nads = (fact for fact in found if isinstance(fact, NetworkAttachmentDefinition))
-            self._nads = MappingProxyType({nad.nad: nad.network for nad in nads if nad.network})
+            nads = self._objects[NetworkAttachmentDefinition].values()
+            named = (fact for fact in nads if isinstance(fact, NetworkAttachmentDefinition) and fact.network)
+            self._nads = MappingProxyType({nad.nad: nad.network for nad in named})
+        if Namespace in self._surroundings:
+            spaces = (fact for fact in self._objects[Namespace].values() if isinstance(fact, Namespace))
+            self._namespaces = MappingProxyType({space.name: space.labels for space in spaces})
         self._surroundings.clear()
 
     def _tell(self, keys: set[VmKey], urgent: bool) -> None:
@@ -229,9 +238,14 @@ class Store:
         with self._lock:
             return len(self._aside[kind]) + self._nameless.get(kind, 0)
 
+    def was_deleted(self, key: VmKey) -> bool:
+        """Nothing is left of the VM, and its last object was seen to be deleted. That is not so of one that is merely
+        missing from a list: a list can be wrong."""
+        with self._lock:
+            return key in self._deleted
+
     def seen_deleted(self) -> set[VmKey]:
-        """VMs of which nothing is left and whose last object was seen to be deleted. One that is merely missing from a
-        list is not among them: a list can be wrong."""
+        """All VMs that were seen to be deleted and are remembered."""
         with self._lock:
             return set(self._deleted)
 
@@ -247,6 +261,10 @@ class Store:
     def nads(self) -> Mapping[str, str]:
         """`namespace/name` of a NAD -> the network it names itself. Never changes: a change makes a new one."""
         return self._nads
+
+    def namespaces(self) -> Mapping[str, Labels]:
+        """Namespace -> its labels. Never changes: a change makes a new one."""
+        return self._namespaces
 
 
 class _Index:
@@ -272,7 +290,7 @@ class _Index:
 
 
 def identity(fact: Fact) -> Identity:
-    return ("", fact.name) if isinstance(fact, Node) else (fact.namespace, fact.name)
+    return ("", fact.name) if isinstance(fact, Node | Namespace) else (fact.namespace, fact.name)
 
 
 def _nodes(fact: OfVm) -> Set[str]:

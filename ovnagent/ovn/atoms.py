@@ -12,9 +12,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from ovnagent.core import limits, ports, values
+from ovnagent.core import deletion, limits, ports, values
 from ovnagent.core.dhcp import DhcpOptions
 from ovnagent.core.dhcp_options import DHCPV4, DHCPV6
 
@@ -39,7 +40,7 @@ def text(table: str, column: str, value: str) -> str:
     """The text itself.
 
     Raises UnwritableError."""
-    return _checked(FORMS.get((table, column)), f"{table}.{column}", value)
+    return _checked(FORMS.get((table, column)), value, table, column)
 
 
 def pairs(table: str, column: str, value: Mapping[str, str]) -> list[Any]:
@@ -47,35 +48,35 @@ def pairs(table: str, column: str, value: Mapping[str, str]) -> list[Any]:
 
     Raises UnwritableError."""
     forms = KEYS.get((table, column), {})
-    return ["map", [[key, _checked(forms.get(key), f"{table}.{column}:{key}", each)] for key, each in value.items()]]
+    return ["map", [[key, _checked(_form_of(forms, key), each, table, column, key)] for key, each in value.items()]]
 
 
 def keys(table: str, column: str, value: list[str]) -> list[Any]:
     """Keys of a map that are to be deleted: the agent's own, or any that stand in its row's list of them.
 
     Raises UnwritableError."""
-    return ["set", [_checked(_title, f"a key of {table}.{column}", key) for key in value]]
+    return ["set", [_checked(str.isprintable, key, table, f"a key of {column}") for key in value]]
 
 
 def dhcp_row(content: DhcpOptions) -> dict[str, Any]:
     """The columns of a row of DHCP_Options that say what guests are told: each option of its family, in its type.
 
     Raises UnwritableError."""
-    version = _version(content.cidr)
+    table, version = "DHCP_Options", _version(content.cidr)
     known = {4: DHCPV4, 6: DHCPV6}.get(version, {})
     told = [
-        [key, _checked(_fixed(known[key]) if key in known else None, f"DHCP_Options.options:{key}", each)]
+        [key, _checked(_fixed(known[key]) if key in known else None, each, table, "options", key)]
         for key, each in content.options
     ]
-    return {"cidr": _checked(lambda _: version > 0, "DHCP_Options.cidr", content.cidr), "options": ["map", told]}
+    return {"cidr": _checked(lambda _: version > 0, content.cidr, table, "cidr"), "options": ["map", told]}
 
 
 def dns_records(name: str, addresses: str) -> list[Any]:
     """The records of a row of DNS: one name, and its addresses with blanks between.
 
     Raises UnwritableError."""
-    key = _checked(_matches(DNS_NAME), "a name in DNS.records", name)
-    return ["map", [[key, _checked(_all(_ip), f"DNS.records:{key}", addresses)]]]
+    key = _checked(_matches(DNS_NAME), name, "DNS", "a name in records")
+    return ["map", [[key, _checked(_all(_ip), addresses, "DNS", "records", key)]]]
 
 
 def _written(table: str, column: str, value: Value) -> Any:
@@ -93,20 +94,27 @@ def _written(table: str, column: str, value: Value) -> Any:
     raise UnwritableError(f"{table}.{column} is no column that the agent writes")
 
 
-def _checked(form: Form | None, what: str, value: str) -> str:
+def _form_of(forms: Mapping[str, Form], key: str) -> Form | None:
+    """That of the key; keys that hold a cluster's id are known by their beginning."""
+    cluster = key.removeprefix(ports.ALIVE)
+    return forms.get(key) if cluster == key or not _cluster(cluster) else forms.get(ports.ALIVE)
+
+
+def _checked(form: Form | None, value: str, table: str, column: str, key: str | None = None) -> str:
+    if form is not None and isinstance(value, str) and form(value):
+        return value
+    place = f"{table}.{column}" if key is None else f"{table}.{column}:{values.shown(key)[1:-1]}"
     if form is None:
-        raise UnwritableError(f"{what} is nothing that the agent writes")
-    if not isinstance(value, str) or not form(value):
-        raise UnwritableError(f"{what} cannot be {values.shown(str(value))}")
-    return value
+        raise UnwritableError(f"{place} is nothing that the agent writes")
+    raise UnwritableError(f"{place} cannot be {values.shown(str(value))}")
 
 
 # ---- forms ----------------------------------------------------------------------------------------------------------
 
 DNS_NAME = re.compile(rf"[a-z0-9](?:[a-z0-9.-]{{0,{3 * limits.NAME}}}[a-z0-9])?")
+OPTION_KEY = re.compile(r"[a-z_-]{1,63}")
 PORT_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{limits.PORT}}}")
 """Of a VM's port: it stands in the comma list of virtual-parents."""
-OPTION_KEY = re.compile(r"[a-z_-]{1,63}")
 VM_KEY = re.compile(rf"{values.LABEL.pattern}/{values.SUBDOMAIN.pattern}")
 
 
@@ -141,8 +149,9 @@ def _fixed(parse: Callable[[str], object]) -> Form:
 
 
 def _title(value: str) -> bool:
-    """A name of the operator's choice: printable, and on one line. OVN quotes it wherever it uses it."""
-    return 0 < len(value) <= limits.PORT and value.isprintable()
+    """A name of the operator's choice, or made of one: printable, on one line, and nothing that ends OVN's quotes. (northd
+    23.03 pastes the names of ports that are served by DHCP into matches without escaping them.)"""
+    return 0 < len(value) <= limits.PORT and value.isprintable() and not set(value) & set('"\\')
 
 
 _ip, _mac = _fixed(values.parse_ip), _fixed(values.parse_mac)
@@ -159,15 +168,10 @@ def _version(cidr: str) -> int:
 
 def _host(value: str) -> bool:
     """`10.16.0.1/16`: an address with the length of its subnet's prefix."""
-    ip, slash, length = value.partition("/")
-    return (
-        bool(slash)
-        and _ip(ip)
-        and _matches(re.compile("[0-9]{1,3}"))(length)
-        and str(ipaddress.ip_interface(value)) == value
-    )
+    return _ip(value.partition("/")[0]) and _fixed(ipaddress.ip_interface)(value)
 
 
+@lru_cache(maxsize=1 << 10)  # `addresses` and `port_security` of a port are mostly the same
 def _addresses(value: str) -> bool:
     """`MAC IP...`, at least one IP: a MAC alone stands for every address in port_security."""
     mac, blank, ips = value.partition(" ")
@@ -230,7 +234,7 @@ KEYS: Mapping[tuple[str, str], Mapping[str, Form]] = {
     },
     ("DHCP_Options", "external_ids"): {ports.CLUSTER: _cluster},
     ("DNS", "external_ids"): {ports.CLUSTER: _cluster, ports.PORT: _title},
-    ("NB_Global", "external_ids"): {"ovnagent-approve-sweep": _cluster},
+    ("NB_Global", "external_ids"): {deletion.APPROVAL: _cluster, ports.ALIVE: _one_of("asked")},
 }
 TRUTHS = frozenset({("Logical_Switch_Port", "enabled")})
 REFERENCES = frozenset({("Logical_Switch_Port", "dhcpv4_options"), ("Logical_Switch_Port", "dhcpv6_options")})

@@ -62,7 +62,15 @@ class DeleteRows:
     uuids: tuple[str, ...]
 
 
-Change = CreateSwitch | CreatePort | UpdatePort | DeletePort | PutRouterPort | DeleteRows
+@dataclass(frozen=True, slots=True)
+class SetGlobal:
+    """A key of NB_Global's external_ids; an empty value removes it."""
+
+    key: str
+    value: str
+
+
+Change = CreateSwitch | CreatePort | UpdatePort | DeletePort | PutRouterPort | DeleteRows | SetGlobal
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,8 @@ def operations(changes: Iterable[Change], known: Known, cluster: str) -> list[Op
                 made.put_router_port(change)
             case DeleteRows(table, uuids):
                 made.rows += [{"op": "delete", "table": table, "where": [_is(uuid)]} for uuid in uuids]
+            case SetGlobal(key, value):
+                made.set_global(key, value)
     return made.all()
 
 
@@ -235,6 +245,13 @@ class _Operations:
                     },
                 )
             )
+
+    def set_global(self, key: str, value: str) -> None:
+        table, column = "NB_Global", "external_ids"
+        mutations: list[list[Any]] = [[column, "delete", atoms.keys(table, column, [key])]]
+        if value:
+            mutations.append([column, "insert", atoms.pairs(table, column, {key: value})])
+        self.rows.append({"op": "mutate", "table": table, "where": [], "mutations": mutations})
 
     def all(self) -> list[Operation]:
         """Rows first, then one mutation of `ports` for each switch and direction, however many ports there are."""

@@ -12,7 +12,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from ovnagent.core.addresses import Books
+from ovnagent.core.books import Books
 from ovnagent.core.networks import Networks
 
 LOG = logging.getLogger(__name__)
@@ -115,13 +115,8 @@ class Metrics:
         return found
 
     def pools(self, networks: Networks, books: Books) -> None:
-        """Of the networks of which the books know: a network that has just come into the configuration may not be in them
-        yet, on a standby for long."""
         for network in networks.all:
-            try:
-                used = dict(books.used(network))
-            except KeyError:
-                continue
+            used = dict(books.used(network))
             for subnet in network.subnets:
                 family = f"ipv{subnet.version}"
                 self.pool.labels(network.name, family, "used").set(used[subnet.version])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hack.lab.process import wait_for
-from ovnagent.core.addresses import Books
+from ovnagent.core.books import Books
 from ovnagent.core.networks import Networks
 from ovnagent.serve import http
 from ovnagent.serve.http import Server
@@ -179,7 +179,7 @@ def test_a_metric_that_cannot_be_found_out_costs_no_other(front: Front) -> None:
 def test_a_network_that_the_books_do_not_know_yet_costs_no_scrape(front: Front) -> None:
     """A standby goes over to a configuration with another switch; its books follow when it leads."""
     old, new = network(), network("10.17.0.0/16", name="new", switch="new")
-    books = Books([old.logical_switch])
+    books = Books()
     front.metrics.on_scrape("pools", lambda: front.metrics.pools(Networks((old, new)), books))
     status, text = front.get("/metrics")
     assert status == 200

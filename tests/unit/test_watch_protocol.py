@@ -306,7 +306,7 @@ def test_what_was_set_aside_and_is_deleted_is_gone(replay: Replay) -> None:
 
 def test_what_was_set_aside_is_read_again_now_and_then(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "AGAIN_SECONDS", 0.0)
-    replay.server.objects[f"{VMS.root}/namespaces/default/virtualmachines/odd"] = Answer(parts=[vm_object("odd")])
+    replay.server.objects["fieldSelector=metadata.name%3Dodd%2Cmetadata.namespace%3Ddefault"] = page("odd")
     replay.start([page_of(unreadable("odd"))], [QUIET])
     replay.watcher._again_at = 0.0
     replay.until(lambda: replay.names() == {"odd"})
