@@ -166,7 +166,7 @@ def network_attachment_definition(obj: object) -> NetworkAttachmentDefinition:
 
 
 def namespace(obj: object) -> Namespace:
-    """Reduce a Namespace. (Labels have been checked by the API server.)
+    """Reduce a Namespace. A label that is none (the API server would not have taken it) is left out.
 
     Raises UnreadableError."""
     reader = _Reader(obj)
@@ -174,7 +174,7 @@ def namespace(obj: object) -> Namespace:
     labels = [
         (key, value)
         for key, value in _dict(reader.meta.get("labels")).items()
-        if isinstance(key, str) and isinstance(value, str)
+        if values.TOKEN.fullmatch(key) and isinstance(value, str) and (not value or values.TOKEN.fullmatch(value))
     ]
     return Namespace(name=name, labels=tuple(sorted(labels)))
 
