@@ -5,63 +5,69 @@ For the reconciler, which makes the changes, and for the commands, which only sh
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ovnagent.config.file import Config
-from ovnagent.core.addresses import Books
-from ovnagent.core.networks import Network
+from ovnagent.core import deletion
+from ovnagent.core.deletion import NO_BRAKE, Brake
+from ovnagent.core.networks import Network, Networks
 from ovnagent.core.placement import ChassisTable
 from ovnagent.core.plan import Result, World
-from ovnagent.core.ports import PresentPort
+from ovnagent.core.ports import Port, PresentPort
 from ovnagent.core.routers import router_ports
-from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, DeleteRows, PutRouterPort, UpdatePort
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 
 
-def world_of(config: Config, books: Books, kube: Kubernetes, nb: NorthboundSnapshot, sb: SouthboundSnapshot) -> World:
+def world_of(
+    config: Config, kube: Kubernetes, nb: NorthboundSnapshot, sb: SouthboundSnapshot, brake: Brake = NO_BRAKE
+) -> World:
     """What a plan needs to know of the surroundings, as it is now."""
-    own: list[Any] = [nb.ports, nb.virtual]
     return World(
         cluster=config.cluster,
         networks=config.networks,
-        books=books,
         chassis=ChassisTable(sb.chassis_by_hostname, kube.node_chassis()),
         foreign=nb.foreign,
         names=nb.names,
-        holders=ChainMap(*own),
+        holders=nb.ports,
+        virtual=nb.virtual,
         nads=kube.nads(),
+        namespaces=kube.namespaces(),
+        brake=brake,
     )
 
 
-def vms_of(nb: NorthboundSnapshot) -> set[VmKey]:
-    """All VMs that have rows."""
-    return {*nb.by_vm, NO_VM} if nb.virtual else set(nb.by_vm)
-
-
-def rows_of(nb: NorthboundSnapshot, key: VmKey) -> tuple[PresentPort, ...]:
-    """A VM's rows, sorted by name."""
-    if key == NO_VM:
-        return tuple(row for _, row in sorted(nb.virtual.items()))
-    return nb.by_vm.get(key, ())
+def brake_of(kube: Kubernetes, nb: NorthboundSnapshot, networks: Networks, cluster: str) -> Brake:
+    """What must not be deleted now (core/deletion.py)."""
+    store = kube.store
+    absent: Collection[VmKey] = [key for key in nb.by_vm if not store.was_deleted(key) and store.facts(key).empty]
+    approved = nb.global_ids.get(deletion.APPROVAL) == cluster
+    return deletion.brake(absent, nb.by_vm, networks, len(nb.ports), approved, cluster)
 
 
 def changes(result: Result, present: Sequence[PresentPort]) -> list[Change]:
     """The difference between the rows wanted and those present; empty where they agree."""
-    rows = {row.port.name: row for row in present}
-    found: list[Change] = [DeletePort(row) for row in result.obsolete]
-    for port in result.wanted:
-        row = rows.get(port.name)
+    return [*map(DeletePort, result.obsolete), *_puts(result.wanted, {row.port.name: row for row in present})]
+
+
+def virtual_changes(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> list[tuple[Port, Change]]:
+    """The difference between the virtual ports wanted and the agent's rows that belong to no VM: each change, and the port
+    that it is about."""
+    ports = {port.name: port for port in wanted}
+    gone = [(row.port, DeletePort(row)) for name, row in present.items() if name not in ports]
+    return [*gone, *((change.port, change) for change in _puts(ports.values(), present))]
+
+
+def _puts(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> Iterator[CreatePort | UpdatePort]:
+    for port in wanted:
+        row = present.get(port.name)
         if row is None:
-            found.append(CreatePort(port))
+            yield CreatePort(port)
         elif row.port != port:
-            found.append(UpdatePort(row, port))
-    return found
+            yield UpdatePort(row, port)
 
 
 def infrastructure(networks: Sequence[Network], nb: NorthboundSnapshot, results: Sequence[Result]) -> list[Change]:

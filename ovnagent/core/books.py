@@ -164,3 +164,6 @@ class Books:
         """(IP version, addresses held) of a network."""
         for subnet in network.subnets:
             yield subnet.version, self[network.logical_switch].used.get((network.name, subnet.version), 0)
+
+
+NO_BOOKS = Books()

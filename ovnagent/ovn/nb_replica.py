@@ -18,7 +18,7 @@ from typing import Any
 from immutables import Map
 from ovs.db import idl as ovs_idl
 
-from ovnagent import garbage
+from ovnagent import memory
 from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, own_options
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.inventory import Inventory, foreign_port
@@ -37,11 +37,11 @@ class Listeners:
     """Who is told of what, once the snapshot shows it. All are called in the connection's thread and must return at once."""
 
     changed: Callable[[set[VmKey]], None]
-    """Rows of these VMs; NO_VM stands for those that belong to none."""
+    """Rows of these VMs."""
     everything: Callable[[], None]
     """The copy became complete or incomplete, the lock came or went, a switch came or went."""
     inventory: Callable[[], None]
-    """What others use: foreign ports, router ports, NB_Global."""
+    """What others use (foreign ports, router ports, NB_Global), and the rows of no VM."""
 
 
 class NorthboundReplica(Replica):
@@ -84,7 +84,7 @@ class NorthboundReplica(Replica):
         self._homeless: set[str] = set()  # the agent's ports on other switches than the agent's
         self._copy_all_ports = False
         self._conditions_stale = True
-        self._dirty: set[VmKey] = set()
+        self._dirty: set[VmKey | None] = set()
         self._changed = True  # since the last snapshot
         self._inventory_dirty = False
         self._everything_dirty = True
@@ -319,7 +319,7 @@ class NorthboundReplica(Replica):
         if not self.snapshot.complete:
             if not self.conditions_met:
                 return
-            garbage.keep()
+            memory.keep()
             self._changed = self._everything_dirty = True
         if self._changed:
             self._changed = False
@@ -327,13 +327,13 @@ class NorthboundReplica(Replica):
         if self._everything_dirty:
             self._everything_dirty = False
             self.listeners.everything()
-        if self._inventory_dirty:
+        dirty, self._dirty = self._dirty, set()
+        if self._inventory_dirty or None in dirty:
             self._inventory_dirty = False
             self.listeners.inventory()
-        if self._dirty:
+        if keys := {key for key in dirty if key is not None}:
             self.rows_changed = time.monotonic()
-            dirty, self._dirty = self._dirty, set()
-            self.listeners.changed(dirty)
+            self.listeners.changed(keys)
 
     def _take_snapshot(self) -> NorthboundSnapshot:
         return NorthboundSnapshot(

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ovnagent.core import ports
 from ovnagent.ovn import aside
-from ovnagent.ovn.changes import Known, Operation
+from ovnagent.ovn.changes import Known, SetGlobal, operations
 from ovnagent.ovn.connection import Connection, Tls
 from ovnagent.ovn.nb_replica import Listeners, NorthboundReplica
 from ovnagent.ovn.snapshot import NorthboundSnapshot, Scope
@@ -58,7 +59,7 @@ class Northbound:
         self.cluster = cluster
         # A lock's name is an <id> (RFC 7047, 3.1): letters, digits and underscores.
         self.lock_name = "ovnagent_" + re.sub("[^a-zA-Z0-9]", lambda match: f"_{ord(match[0]):x}_", cluster)
-        self._question = f"{self.lock_name}-alive"
+        self._question = f"{ports.ALIVE}{cluster}"
         """Key in NB_Global's external_ids."""
         self._scope = Scope(frozenset(switches), frozenset(routers))
         self._listeners = listeners
@@ -135,7 +136,7 @@ class Northbound:
         replica = self._replica
         if replica is None or not replica.monitoring:
             raise NotCommittedError("not connected to the database")
-        asked = [_set_external_id(self._question, "asked")]
+        asked = operations([SetGlobal(self._question, "asked")], Known({}), self.cluster)
         try:
             aside.transact(replica.session_name(), self.connection.database, asked)
         except aside.NoAnswerError as error:
@@ -151,7 +152,7 @@ class Northbound:
 
         Raises NotCommittedError or RefusedError."""
         if self.has_lock and self.holder_asked:
-            self.set_global_external_id(self._question, "")
+            self.writer.transact(operations([SetGlobal(self._question, "")], Known({}), self.cluster))
 
     def _set_lock(self, name: str | None) -> None:
         replica = self._replica
@@ -181,14 +182,3 @@ class Northbound:
     def _known(self) -> Known:
         now = self.snapshot
         return Known(now.switches, now.dhcp, now.routers)
-
-    def set_global_external_id(self, key: str, value: str) -> None:
-        """Set (or with an empty value remove) a key in NB_Global's external_ids."""
-        self.writer.transact([_set_external_id(key, value)])
-
-
-def _set_external_id(key: str, value: str) -> Operation:
-    mutations: list[Any] = [["external_ids", "delete", ["set", [key]]]]
-    if value:
-        mutations.append(["external_ids", "insert", ["map", [[key, value]]]])
-    return {"op": "mutate", "table": "NB_Global", "where": [], "mutations": mutations}

@@ -7,18 +7,17 @@ import re
 from immutables import Map
 
 from ovnagent.core.ports import Port, PresentPort
-from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
 
 _NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 """What a Kubernetes object may be called (RFC 1123 subdomain)."""
 
 
-def vm_of(port: Port) -> VmKey:
-    """The VM that a row belongs to; NO_VM for a virtual port, and where external_ids hold what no VM can be called."""
+def vm_of(port: Port) -> VmKey | None:
+    """The VM that a row belongs to; None for a virtual port, and where external_ids hold what no VM can be called."""
     key = port.vm
     if port.type == "virtual" or not (_NAME.fullmatch(key.namespace) and _NAME.fullmatch(key.name)):
-        return NO_VM
+        return None
     return key
 
 
@@ -29,7 +28,7 @@ class OwnPorts:
         self.ports: Map[str, PresentPort] = Map()
         self.by_vm: Map[VmKey, tuple[PresentPort, ...]] = Map()
         self.virtual: Map[str, PresentPort] = Map()
-        self._rows: dict[str, tuple[VmKey, PresentPort]] = {}  # by UUID
+        self._rows: dict[str, tuple[VmKey | None, PresentPort]] = {}  # by UUID
 
     def get(self, row_id: str) -> PresentPort | None:
         return self._rows[row_id][1] if row_id in self._rows else None
@@ -39,27 +38,27 @@ class OwnPorts:
         row = self.ports.get(name) or self.virtual.get(name)
         return row.uuid if row is not None else ""
 
-    def put(self, row: PresentPort) -> set[VmKey]:
-        """Note a row as it is now; returns whom that concerns, nobody if it is no news."""
+    def put(self, row: PresentPort) -> set[VmKey | None]:
+        """Note a row as it is now; returns whom that concerns (None: those of no VM), nobody if it is no news."""
         if (old := self.get(row.uuid)) is not None and (old.port, old.dns_row) == (row.port, row.dns_row):
             return set()
         concerned = self.remove(row.uuid)
         key = vm_of(row.port)
         self._rows[row.uuid] = key, row
-        if key == NO_VM:
+        if key is None:
             self.virtual = self.virtual.set(row.port.name, row)
         else:
             self.ports = self.ports.set(row.port.name, row)
             self.by_vm = self.by_vm.set(key, tuple(sorted((*self.by_vm.get(key, ()), row), key=_by_name)))
         return concerned | {key}
 
-    def remove(self, row_id: str) -> set[VmKey]:
+    def remove(self, row_id: str) -> set[VmKey | None]:
         """Forget a row; returns whom that concerns."""
         if row_id not in self._rows:
             return set()
         key, row = self._rows.pop(row_id)
         # Where two rows change names in one update, the other one may have this name already.
-        if key == NO_VM:
+        if key is None:
             if self.virtual.get(row.port.name) is row:
                 self.virtual = self.virtual.delete(row.port.name)
             return {key}

@@ -13,7 +13,7 @@ from typing import Any
 from ovs.db import idl as ovs_idl
 from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 
-from ovnagent import garbage
+from ovnagent import memory
 from ovnagent.ovn import session
 from ovnagent.ovn.session import Session
 
@@ -66,7 +66,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
     def run(self) -> bool:
         if not self._copying:
             return self._turn()
-        with garbage.held_back():
+        with memory.loading():
             return self._turn()
 
     def _turn(self) -> bool:

@@ -12,9 +12,9 @@ from hack.lab.databases import Server, server
 from hack.lab.process import wait_for
 from ovnagent.core.ports import CLUSTER
 from ovnagent.core.vm import VmKey
-from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, UpdatePort
+from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, SetGlobal, UpdatePort
 from ovnagent.ovn.nb_replica import MANY_CLAUSES
-from ovnagent.ovn.northbound import NotCommittedError
+from ovnagent.ovn.northbound import Group, NotCommittedError
 from tests.integration.nb_agent import SECONDS, SWITCHES, Agent, Start, agents, group, port
 
 
@@ -369,6 +369,6 @@ def test_a_name_used_on_another_switch_is_watched_and_its_going_wakes(nb: Server
 def test_the_go_ahead_in_nb_global_is_seen_and_removed(nb: Server, agent: Agent) -> None:
     nb.nbctl("set", "NB_Global", ".", "external_ids:go=yes", "external_ids:theirs=1")
     wait_for(lambda: agent.now.global_ids.get("go") == "yes", SECONDS, "the key in the copy")
-    agent.northbound.set_global_external_id("go", "")
+    agent.northbound.commit([Group("go", (SetGlobal("go", ""),))])
     wait_for(lambda: agent.now.global_ids.get("go") is None, SECONDS, "the copy without the key")
     assert nb.nbctl("get", "NB_Global", ".", "external_ids") == '{theirs="1"}'

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovnagent.core.ports import CLUSTER, VM, Port, PresentPort
-from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.own import OwnPorts, vm_of
 
@@ -19,7 +18,7 @@ def row(row_id: str, name: str, vm: str | None, type_: str = "") -> PresentPort:
 def test_whose_a_row_is() -> None:
     assert vm_of(row("1", "a", "default/vm1").port) == VmKey("default", "vm1")
     assert vm_of(row("1", "a", "default/vm.with.dots-1").port) == VmKey("default", "vm.with.dots-1")
-    assert vm_of(row("1", "a", "default/vm1", "virtual").port) == NO_VM
+    assert vm_of(row("1", "a", "default/vm1", "virtual").port) is None
     for nonsense in (
         None,
         "",
@@ -33,7 +32,7 @@ def test_whose_a_row_is() -> None:
         "d/" + "x" * 254,
         "d/\x00",
     ):
-        assert vm_of(row("1", "a", nonsense).port) == NO_VM
+        assert vm_of(row("1", "a", nonsense).port) is None
 
 
 ROWS = st.builds(
@@ -64,9 +63,9 @@ def test_the_maps_are_those_of_the_rows_that_are_left(steps: list[PresentPort | 
             left[step.uuid] = step
         changed = {row for row_id in left.keys() | before.keys() for row in {before.get(row_id)} ^ {left.get(row_id)} if row}
         assert concerned == {vm_of(each.port) for each in changed}
-    mine = {each.port.name: each for each in left.values() if vm_of(each.port) != NO_VM}
+    mine = {each.port.name: each for each in left.values() if vm_of(each.port) is not None}
     assert dict(own.ports) == mine
-    assert dict(own.virtual) == {each.port.name: each for each in left.values() if vm_of(each.port) == NO_VM}
+    assert dict(own.virtual) == {each.port.name: each for each in left.values() if vm_of(each.port) is None}
     assert sorted(each.port.name for rows in own.by_vm.values() for each in rows) == sorted(mine)
     for key, rows in own.by_vm.items():
         assert list(rows) == sorted(rows, key=lambda each: each.port.name)
