@@ -125,8 +125,8 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
 
     @property
     def reason(self) -> str:
-        """Why the copy is not kept up to date."""
-        return self._session.reason if not self._session.is_connected() else "the copy is not complete yet"
+        """Why there is no connection; empty where there is one."""
+        return self._session.reason if not self._session.is_connected() else ""
 
     @property
     def _copying(self) -> bool:
