@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ovnagent import __version__, logs
+from ovnagent.commands import people
 from ovnagent.commands.observer import CannotLookError, Observer
 from ovnagent.config.file import Config, ConfigError, load
 
@@ -38,19 +39,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
+        if plain := getattr(options, "plain", None):  # a command that needs no configuration
+            return int(plain(options))
+        return _configured(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as `head` does
+        return 0
+
+
+def _configured(options: argparse.Namespace) -> int:
+    try:
         config = load(options.config)
     except ConfigError as error:
         for line in error.errors:
             print(f"{options.config}: {line}", file=sys.stderr)
         return 1 if options.function in (_run, _check_config) else 2
     command: Callable[[argparse.Namespace, Config], int] = options.function
-    try:
-        return command(options, config)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, as `head` does
-        return 0
+    return command(options, config)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_output(pools, ("table", "wide", "json", "yaml"))
     _add_config(pools)
     pools.set_defaults(function=_pools)
+
+    people.add_why(commands, _add_config, _observe)
+    people.add_migrations(commands)
     return parser
 
 
