@@ -44,6 +44,9 @@ class Timelines:
             self._over[key, timeline.uid] = timeline
             while len(self._over) > KEPT:
                 self._over.popitem(last=False)
+            following = observe(None, case, result, news, done, first)
+            if following is not None and following.uid != timeline.uid:  # the next one has begun already
+                self._open[key] = following
         elif timeline is not None:
             self._open[key] = timeline
         self._shown = (*self._over.values(), *self._open.values())

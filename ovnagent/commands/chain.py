@@ -127,6 +127,9 @@ def _is(port: Port, interface: Interface) -> bool:
 def _links(view: View, result: Result, case: Case, interface: Interface, port: Port | None) -> Iterator[Link]:
     yield _request(view, result, interface, port)
     yield _granted(result, interface, port)
+    if port is None and (troubles := told(result, interface, ROW)):
+        yield _trouble("row", troubles, "")
+        return
     if port is None:  # nothing was refused, and nothing is wanted: the agent's own fault, or the owner is going
         text = f"no port is wanted for interface {interface.name}: the VM is being deleted, or cannot be planned"
         yield Link("row", State.BROKEN, text, AGENT)

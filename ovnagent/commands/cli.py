@@ -37,7 +37,7 @@ IDLE_SECONDS = 5.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         if plain := getattr(options, "plain", None):  # a command that needs no configuration
             return int(plain(options))
@@ -60,9 +60,14 @@ def _configured(options: argparse.Namespace) -> int:
     return command(options, config)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    plugin = Path(sys.argv[0]).name == "kubectl-ovnagent"
     parser = argparse.ArgumentParser(
-        "ovnagent", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        "kubectl ovnagent" if plugin else "ovnagent",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ovnagent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -96,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ports.add_argument("vm", nargs="?", default="", metavar="VM", help="the ports of this VM only")
     ports.add_argument("-n", "--namespace", default="", metavar="NS", help="the ports of this namespace only")
+    ports.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces (the default)")
     ports.add_argument("-w", "--watch", action="store_true", help="go on, and print each line that changes")
     _add_output(ports, ("table", "wide", "json", "yaml"))
     _add_config(ports)
@@ -124,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
 
     people.add_why(commands, _add_config, _observe)
     people.add_migrations(commands)
+    people.add_adopt(commands, _add_config)
+    people.add_completion(commands, parser)
     return parser
 
 
@@ -143,6 +151,7 @@ def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> No
     parser.add_argument(
         "--timeout", type=float, default=30.0, metavar="SECONDS", help="how long Kubernetes and OVN may take; default: 30"
     )
+    people.add_cluster(parser)
 
 
 def _run(options: argparse.Namespace, config: Config) -> int:
@@ -163,7 +172,7 @@ def _ports(options: argparse.Namespace, config: Config) -> int:
     columns = report.PORT_COLUMNS if options.output == "table" else report.PORT_COLUMNS_WIDE
 
     def look(observer: Observer) -> list[report.PortLine]:
-        return report.port_lines(observer.look(), options.namespace, options.vm)
+        return report.port_lines(observer.look(), "" if options.all_namespaces else options.namespace, options.vm)
 
     def show(observer: Observer) -> int:
         lines = look(observer)
@@ -218,7 +227,7 @@ def _pools(options: argparse.Namespace, config: Config) -> int:
 def _observe(options: argparse.Namespace, config: Config, show: Callable[[Observer], int]) -> int:
     logs.setup("text", "error")
     try:
-        with Observer(config, options.timeout) as observer:
+        with Observer(people.with_cluster(config, options), options.timeout) as observer:
             return show(observer)
     except CannotLookError as error:
         print(error, file=sys.stderr)

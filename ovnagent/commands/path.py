@@ -117,6 +117,8 @@ def _drop(flow: Flow) -> tuple[str, str]:
             return f"router {flow.datapath} has no route to it", f"ovn-nbctl lr-route-list {flow.datapath}; add a route"
         case "in_l2_unknown" | "in_l2_lkup":
             return f"switch {flow.datapath} has no port with that MAC", "is the destination's port there?"
+        case stage if "_acl" in stage:
+            return f"switch {flow.datapath} drops what no ACL allows ({flow.match})", "add an ACL that allows it"
         case "in_policy" | "in_policy_ecmp":
             return f"a policy of router {flow.datapath} ({flow.match})", f"ovn-nbctl lr-policy-list {flow.datapath}"
     where = f"in {flow.datapath}, stage {flow.stage} ({flow.match}, priority {flow.priority})"

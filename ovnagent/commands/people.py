@@ -1,4 +1,4 @@
-"""The commands that answer questions: `why` and `migrations`. Their arguments, and what they do."""
+"""The commands `why`, `migrations`, `adopt` and `completion`: their arguments, and what they do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ovnagent.commands import agents, migrations
+from ovnagent import logs
+from ovnagent.commands import agents, completion, migrations
 from ovnagent.commands.observer import CannotLookError, Observer
-from ovnagent.commands.text import coloured
+from ovnagent.commands.text import coloured, plain
 from ovnagent.commands.trace import destination
 from ovnagent.config.file import Config
 from ovnagent.core.vm import VmKey
@@ -78,7 +79,8 @@ def add_migrations(commands: Any) -> None:
     add_namespace(parser, "of this namespace only; default: of all")
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces (the default)")
     add_urls(parser)
-    add_output(parser, ("table", "bars", "json", "svg"))
+    formats = ("table", "bars", "json", "svg")
+    parser.add_argument("-o", "--output", choices=formats, default="table", help="default: table, bars for one migration")
     add_cluster(parser)
     parser.set_defaults(plain=_migrations)
 
@@ -108,6 +110,77 @@ def _migrations(options: argparse.Namespace) -> int:
         seen = ", ".join(f"{each.agent} since {each.body.get('leads_since') or 'never'}" for each in answers)
         print(f"no such migration was seen; agents that lead or led: {seen}", file=sys.stderr)
     return 3 if troubles else 1 if options.migration and not found else 0
+
+
+def add_adopt(commands: Any, add_config: Callable[[argparse.ArgumentParser], None]) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "adopt",
+        help="hand addresses to a VM: another VM's, or those of somebody else's port",
+        description="Hand the addresses of a stopped VM to another one (--from), or take over a logical switch port that is "
+        "not the agent's with its addresses (--port). Says what it would do; with --yes it does it: for some seconds it "
+        "holds the agents' lock, writes the VMs' records and all rows in one transaction, and looks whether they stay. "
+        "Exit status: 0 done, or it could be done; 1 refused, or undone; 2 wrong usage; 3 something could not be looked at.",
+    )
+    parser.add_argument("vm", metavar="VM", type=_vm, help="who gets them: VM, or NAMESPACE/VM")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--from", dest="source", type=_vm, metavar="VM", help="the VM that gives them: VM, or NAMESPACE/VM")
+    source.add_argument("--port", metavar="NAME", help="the logical switch port that gives them")
+    parser.add_argument("-i", "--interface", default="", metavar="NAME", help="with --port: the VM's interface")
+    parser.add_argument("--yes", action="store_true", help="do it")
+    add_namespace(parser, "the VMs' namespace; default: the kubeconfig context's, else default")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, metavar="SECONDS", help="how long Kubernetes and OVN may take; default: 30"
+    )
+    add_cluster(parser)
+    add_config(parser)
+    parser.set_defaults(function=_adopt)
+
+
+def _adopt(options: argparse.Namespace, config: Config) -> int:
+    from ovnagent.commands.adopt import FailedHandoverError, Operator
+    from ovnagent.commands.handover import Handover, RefusedHandoverError, from_port, from_vm
+
+    logs.setup("text", "error")
+    config = with_cluster(config, options)
+    target = key_of(options.vm, options, config.kubernetes)
+    try:
+        with Operator(config, options.timeout) as operator:
+
+            def decide() -> Handover:
+                if options.port:
+                    return from_port(operator.look(), operator.foreign_row(options.port), target, options.interface)
+                return from_vm(operator.look(), key_of(options.source, options, config.kubernetes), target)
+
+            for sentence in decide().summary:
+                print(plain(sentence))
+            if not options.yes:
+                print("nothing is changed; with --yes it is done", file=sys.stderr)
+                return 0
+            operator.carry_out(decide, lambda text: print(text, file=sys.stderr, flush=True))
+            print("done")
+            return 0
+    except (RefusedHandoverError, FailedHandoverError) as error:
+        print(plain(str(error)), file=sys.stderr)
+        return 1
+    except CannotLookError as error:
+        print(error, file=sys.stderr)
+        return 3
+
+
+def add_completion(commands: Any, parser: argparse.ArgumentParser) -> None:
+    own: argparse.ArgumentParser = commands.add_parser(
+        "completion",
+        help="print the script that completes commands in a shell",
+        description="Print the script that completes commands and flags. bash: source <(ovnagent completion bash). zsh: the "
+        "same. fish: ovnagent completion fish | source.",
+    )
+    own.add_argument("shell", choices=completion.SHELLS)
+
+    def run(options: argparse.Namespace) -> int:
+        print(completion.script(options.shell, completion.commands(parser)))
+        return 0
+
+    own.set_defaults(plain=run)
 
 
 # ---- arguments that several have ------------------------------------------------------------------------------------
@@ -143,7 +216,7 @@ def add_urls(parser: argparse.ArgumentParser) -> None:
 
 def with_cluster(config: Config, options: argparse.Namespace) -> Config:
     """The configuration, with the cluster that the arguments name."""
-    if options.kubeconfig is None and options.context is None:
+    if getattr(options, "kubeconfig", None) is None and getattr(options, "context", None) is None:
         return config
     kubeconfig = options.kubeconfig or config.kubernetes.kubeconfig
     return replace(config, kubernetes=KubeConfig(kubeconfig, options.context or config.kubernetes.context))

@@ -138,7 +138,7 @@ def read(text: str) -> Verdict:
     for line in text.splitlines():
         action = line.strip()
         if found := BLOCK.match(line):
-            datapath = found[1]
+            datapath, acl = found[1], None
         elif found := STAGE.match(line):
             flow = Flow(datapath, found[1], found[2], int(found[3]))
             if "_acl" in flow.stage and flow.priority in ACL_PRIORITIES and not flow.stage.endswith(("_hint", "_action")):
@@ -153,6 +153,8 @@ def read(text: str) -> Verdict:
             answered = datapath
         elif (found := OUTPUT.match(line)) and found[2] != "patch":
             last = Verdict(port=found[1], type=found[2], answered=answered)
+    if not last.port and flow.stage:  # an ACL that logs drops without a word
+        return Verdict(dropped=flow, acl=acl if "_acl" in flow.stage else None)
     return last
 
 

@@ -73,7 +73,7 @@ def _more(view: View, config: Config, key: VmKey, link: Link, agents: Sequence[s
     case = view.cases.get(key)
     if case is None:
         return ""
-    if link.state is State.BROKEN and link.name in EVENT_LINKS:
+    if link.state is State.BROKEN and link.name in EVENT_LINKS and case.facts.vmi is not None:
         pods = [pod.name for pod in case.facts.launchers]
         return _events(config, key, [key.name, *pods])
     if link.name == "chassis" and case.where.situation in MOVING:

@@ -202,7 +202,7 @@ def _bound(chassis: Chassis, binding: Binding) -> Iterator[Step]:
         yield Step.BOUND
     if target in binding.activated or target == binding.chassis:
         yield Step.ACTIVATED
-    if target == binding.chassis and source not in here:
+    if target in here and source not in here:  # `chassis` may be empty for a moment
         yield Step.LET_GO
 
 
