@@ -63,6 +63,12 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         """Have something done in the connection's thread, at its next turn. From any thread."""
         self._requests.append(function)
 
+    def steal_lock(self, name: str) -> None:
+        """As set_lock, but at once. In the connection's thread."""
+        if not self.lock_name:
+            self.lock_name: str | None = name
+            self._lock_request_id = self._Idl__do_send_lock_request("steal")
+
     def run(self) -> bool:
         if not self._copying:
             return self._turn()

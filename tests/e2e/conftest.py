@@ -97,7 +97,10 @@ def manifest(name: str, strategy: str = "Always", **annotations: str) -> str:
 
 @pytest.fixture(scope="session")
 def session_lab() -> Iterator[Lab]:
-    with Cluster("e2e") as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt:
+    with (
+        Cluster(os.environ.get("E2E_LAB", "e2e")) as cluster,
+        KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt,
+    ):
         agent = cluster.replicas().start()
         yield Lab(cluster, agent, kubevirt)
 
