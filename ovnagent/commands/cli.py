@@ -9,10 +9,13 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ovnagent import __version__, logs
-from ovnagent.commands.observer import CannotLookError, Observer
-from ovnagent.config.file import Config, ConfigError, load
+
+if TYPE_CHECKING:  # `ovnagent plug` runs on every node, and does without
+    from ovnagent.commands.observer import Observer
+    from ovnagent.config.file import Config
 
 DESCRIPTION = """\
 Gives every KubeVirt virtual machine logical switch ports of its own in OVN: named after the VM, with addresses that stay
@@ -24,6 +27,8 @@ not as it should be; ports VM: it has none); 2 wrong usage, a configuration that
 OVN could not be looked at.
 The configuration is described in docs/configuration.md, the commands in docs/commands.md."""
 
+OVSDB = "unix:/var/run/openvswitch/db.sock"
+CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
 DEFAULT_CONFIG = "/etc/ovnagent/config.yaml"
 SETTLE_SECONDS = 3.0
 """So long `check` looks at what it has found: an agent that works has put right by then what it is about to."""
@@ -37,6 +42,10 @@ IDLE_SECONDS = 5.0
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if options.function == _plug:
+        return _plug(options)
+    from ovnagent.config.file import ConfigError, load
+
     try:
         config = load(options.config)
     except ConfigError as error:
@@ -67,10 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "cluster: the one that holds the lock in the Northbound database writes, the others stand by.",
     )
     _add_config(run)
-    run.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="text: key=value (default); json: an object a line"
-    )
-    run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
+    _add_logs(run)
     run.set_defaults(function=_run)
 
     check_config = commands.add_parser(
@@ -80,6 +86,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     check_config.add_argument("config", type=Path, metavar="FILE", help="the configuration (YAML)")
     check_config.set_defaults(function=_check_config)
+
+    plug = commands.add_parser(
+        "plug",
+        help="give this node's interfaces their ports' names, until SIGTERM",
+        description="Runs on every node beside ovs-cni: follows the node's Open_vSwitch database and the launchers of the "
+        "node, and gives each interface that ovs-cni attached for a VM the name of the port that the agent has granted it "
+        "(external_ids:iface-id). Needs no configuration. The API server is reached as from any pod: by "
+        "KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT and the service account's token.",
+    )
+    node = os.environ.get("NODE_NAME", "")
+    plug.add_argument("--node", default=node, metavar="NAME", help="the Kubernetes node's name; default: $NODE_NAME")
+    plug.add_argument("--ovsdb", default=OVSDB, metavar="ENDPOINT", help=f"the node's Open_vSwitch; default: {OVSDB}")
+    plug.add_argument(
+        "--credentials",
+        type=Path,
+        default=Path(CREDENTIALS),
+        metavar="DIR",
+        help=f"the folder with the service account's token and ca.crt; default: {CREDENTIALS}",
+    )
+    plug.add_argument("--address", default="", metavar="IP", help="where /metrics, /healthz and /readyz are; default: all")
+    plug.add_argument("--port", type=int, default=9310, metavar="PORT", help="their port; default: 9310")
+    _add_logs(plug)
+    plug.set_defaults(function=_plug)
 
     ports = commands.add_parser(
         "ports",
@@ -117,6 +146,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_logs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="text: key=value (default); json: an object a line"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     default = os.environ.get("OVNAGENT_CONFIG", DEFAULT_CONFIG)
     parser.add_argument(
@@ -140,6 +176,20 @@ def _run(options: argparse.Namespace, config: Config) -> int:
 
     logs.setup(options.log_format, options.log_level)
     return agent.run(config, options.config)
+
+
+def _plug(options: argparse.Namespace) -> int:
+    from ovnagent.plugger import access, process
+
+    logs.setup(options.log_format, options.log_level)
+    if not options.node:
+        print("no node: set NODE_NAME, or say --node", file=sys.stderr)
+        return 2
+    try:
+        return process.run(options.node, options.ovsdb, options.credentials, options.address, options.port)
+    except (access.CannotReachError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 3
 
 
 def _check_config(_: argparse.Namespace, config: Config) -> int:
@@ -206,6 +256,8 @@ def _pools(options: argparse.Namespace, config: Config) -> int:
 
 
 def _observe(options: argparse.Namespace, config: Config, show: Callable[[Observer], int]) -> int:
+    from ovnagent.commands.observer import CannotLookError, Observer
+
     logs.setup("text", "error")
     try:
         with Observer(config, options.timeout) as observer:

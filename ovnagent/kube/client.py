@@ -7,16 +7,13 @@ once (2 cores).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import urllib3
-from kubernetes import client as kubernetes_client
-from kubernetes import config as kubernetes_config
-from kubernetes.client.rest import RESTClientObject
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
@@ -47,6 +44,11 @@ class Client:
         self._load()
 
     def _load(self) -> None:
+        # Here and not above: its models are 18 MB resident, and `ovnagent plug` (plugger/access.py) does without.
+        from kubernetes import client as kubernetes_client
+        from kubernetes import config as kubernetes_config
+        from kubernetes.client.rest import RESTClientObject
+
         configuration = kubernetes_client.Configuration()
         if self._config.kubeconfig is None and self._config.context is None:
             try:
@@ -61,7 +63,10 @@ class Client:
             )
         configuration.connection_pool_maxsize = 32
         configuration.retries = False
-        self._configuration = configuration
+        self._host: str = configuration.host
+        self._token: Callable[[], str] = lambda: (
+            configuration.get_api_key_with_prefix("authorization", alias="BearerToken") or ""
+        )
         self._pool: Any = RESTClientObject(configuration).pool_manager
 
     def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> bytes:
@@ -99,8 +104,7 @@ class Client:
 
     def _once(self, method: str, path: str, body: object, content_type: str, stream: bool, read: float) -> Any:
         headers: dict[str, str] = {"Accept": "application/json", "User-Agent": "ovnagent"}
-        token = self._configuration.get_api_key_with_prefix("authorization", alias="BearerToken")
-        if token:
+        if token := self._token():
             headers["authorization"] = token
         data = None
         if body is not None:
@@ -108,7 +112,7 @@ class Client:
             headers["Content-Type"] = content_type
         return self._pool.request(
             method,
-            self._configuration.host + path,
+            self._host + path,
             body=data,
             headers=headers,
             preload_content=not stream,

@@ -44,6 +44,9 @@ class Kind:
     fact: type[vm.Fact]
     reduce: Callable[[Mapping[str, Any]], vm.Fact]
     selector: str = ""
+    """Of labels."""
+    fields: str = ""
+    """Of fields."""
     optional: bool = False
     """Its CRD may be absent: then there are none."""
 
@@ -186,6 +189,8 @@ class Watcher:
     def _path(self, query: dict[str, str]) -> str:
         if self.kind.selector:
             query["labelSelector"] = self.kind.selector
+        if self.kind.fields:
+            query["fieldSelector"] = self.kind.fields
         return f"{self.kind.path}?{urlencode(query)}"
 
     def _alive(self, synced: bool = False) -> None:

@@ -6,17 +6,22 @@ import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ovnagent.serve.metrics import Metrics
+
+class Scraped(Protocol):
+    """Metrics, as text for Prometheus."""
+
+    def scrape(self) -> bytes: ...
 
 
 class Server:
     """Serves until `stop`. `reasons`: why the agent is not ready; none if it is. `alive`: the agent works at all."""
 
     def __init__(
-        self, address: str, port: int, metrics: Metrics, reasons: Callable[[], list[str]], alive: Callable[[], bool]
+        self, address: str, port: int, metrics: Scraped, reasons: Callable[[], list[str]], alive: Callable[[], bool]
     ) -> None:
         def answer(path: str) -> tuple[int, str, bytes]:
             match path.partition("?")[0]:
