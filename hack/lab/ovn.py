@@ -297,7 +297,7 @@ class OvnLab:
         return next(chassis for chassis in self.chassis if chassis.node == node)
 
     def plug(self, node: str, interface: str, iface_id: str) -> None:
-        """Put an interface of the node's namespace into br-int, as ovs-cni does."""
+        """Put an interface of the node's namespace into br-int under an iface-id by hand: somebody's who is no VM."""
         self.on(node).vsctl(
             "--may-exist", "add-port", "br-int", interface, "--", "set", "Interface", interface,
             f'external_ids:iface-id="{iface_id}"',

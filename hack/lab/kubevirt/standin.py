@@ -21,6 +21,7 @@ from hack.lab.kubevirt.migrations import Migrations
 from hack.lab.kubevirt.network import Network
 from hack.lab.kubevirt.workqueue import WorkQueue
 from hack.lab.ovn import OvnLab
+from hack.lab.plug import Plugs
 
 SECONDS = 30.0
 """How long the helpers wait for what they are asked for."""
@@ -45,6 +46,8 @@ class KubeVirt:
         """The API server and a current copy of its objects, for tests to use as well."""
         self._queue = WorkQueue(self._handle)
         self._context = Context(self.api, self.faults, self._queue)
+        self.plugs = Plugs(control_plane, ovn)
+        """`ovnagent plug` on each node."""
         network = Network(ovn)
         self._machines = Machines(self._context)
         self._instances = Instances(self._context)
@@ -62,6 +65,7 @@ class KubeVirt:
 
     def start(self) -> None:
         """Register the nodes and begin to work."""
+        self.plugs.start(self.nodes)
         for node in self.nodes:
             self.add_node(node)
         self.api.start(self._context.notice)
@@ -71,6 +75,7 @@ class KubeVirt:
         """Stop working, and end all guests. Interfaces stay plugged: they end with the OVN lab."""
         self._queue.stop()
         self.api.stop()
+        self.plugs.stop()
         for sandbox in list(self._context.sandboxes.values()):
             if sandbox.guest is not None and sandbox.guest.end is None:
                 sandbox.guest.kill()
@@ -195,6 +200,7 @@ class KubeVirt:
         """Register a Node that is ready; its chassis must be in the OVN lab."""
         if node not in self.nodes:
             self.nodes.append(node)
+            self.plugs.start([node])
         try:
             self.api.request("POST", NODES.group + "/nodes", objects.node(node, self.nodes.index(node) + 1))
         except ApiError as error:
