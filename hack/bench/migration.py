@@ -43,7 +43,7 @@ spec:
   template:
     metadata: {annotations: {kubevirt.io/allow-pod-bridge-network-live-migration: "true"}}
     spec:
-      domain: {devices: {interfaces: [{name: default, bridge: {}}]}}
+      domain: {devices: {interfaces: [{name: default, bridge: {}}]}, memory: {guest: 64Mi}}
       networks: [{name: default, pod: {}}]
 """
 PORT = "guest.default"

@@ -7,7 +7,10 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -38,9 +41,18 @@ class Agent:
         self.port = free_ports(1)[0]
         directory.mkdir(parents=True, exist_ok=True)
         self.config = directory / f"{name}.yaml"
-        self.config.write_text(yaml.safe_dump({**config, "serve": {"address": "127.0.0.1", "port": self.port}}))
+        self.write_config(yaml.safe_dump(config))
         self.log = directory / f"{name}.log"
         self.pidfile = directory / f"{name}.pid"
+
+    def write_config(self, text: str) -> None:
+        """A configuration for it, with an address of its own to serve on; what cannot be read is written as it is."""
+        try:
+            content = {**yaml.safe_load(text), "serve": {"address": "127.0.0.1", "port": self.port}}
+        except (yaml.YAMLError, TypeError):
+            self.config.write_text(text)
+        else:
+            self.config.write_text(yaml.safe_dump(content))
 
     def start(self, ready: bool = True) -> Agent:
         """Start it; `ready`: wait until it has done its first reconciliation."""
@@ -89,6 +101,71 @@ class Agent:
         wait_for(lambda: running(self.pidfile) is None, 5, "agent killed")
 
 
+class Replicas:
+    """Agents of one configuration: one works, the others stand by. Used as if it were one agent; what it says of itself is
+    what the one says that works."""
+
+    def __init__(self, agents: Sequence[Agent]) -> None:
+        self.agents = agents
+        self.config = agents[0].config
+        """Of one of them; `write_config` writes them all."""
+        self.log = agents[0].log
+        for agent in agents:
+            agent.log = self.log
+        self._lock = threading.RLock()
+
+    def leader(self) -> Agent:
+        """The one that holds the lock; any, where nobody does."""
+        return next((agent for agent in self.agents if agent.metric("ovnagent_lock_held") == 1), self.agents[0])
+
+    def write_config(self, text: str) -> None:
+        for agent in self.agents:
+            agent.write_config(text)
+
+    def start(self, ready: bool = True) -> Replicas:
+        with self._lock:
+            for agent in self.agents:
+                agent.start(ready=False)
+        if ready:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, seconds: float = 20) -> None:
+        for agent in self.agents:
+            agent.wait_ready(seconds)
+        wait_for(lambda: self.metric("ovnagent_lock_held") == 1, seconds, "one of the agents works")
+
+    def http(self, path: str) -> tuple[int, str]:
+        return self.leader().http(path)
+
+    def metric(self, name: str) -> float:
+        return self.leader().metric(name)
+
+    def signal(self, number: signal.Signals) -> None:
+        for agent in self.agents:
+            agent.signal(number)
+
+    def stop(self) -> None:
+        with self._lock:
+            for agent in self.agents:
+                agent.stop()
+
+    def kill(self) -> None:
+        """All of them, as a crash does it."""
+        with self._lock:
+            for agent in self.agents:
+                agent.kill()
+
+    def crash_one(self, agent: Agent) -> bool:
+        """Kill one of them and start it again, unless it does not run now; whether it did."""
+        with self._lock:
+            if running(agent.pidfile) is None:
+                return False
+            agent.kill()
+            agent.start(ready=False)
+        return True
+
+
 class Cluster:
     """`with Cluster("t1") as cluster:` — OVN and Kubernetes are up; agents are started with `agent()`."""
 
@@ -113,8 +190,8 @@ class Cluster:
         self.ovn.claim()
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            self.kube.up()
-            self.ovn.up()
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda part: part.up(), (self.kube, self.ovn)))
             self.kube.kubectl("apply", "-f", str(RBAC / "namespace.yaml"), "-f", str(RBAC / "rbac.yaml"))
             self.credentials = self.kube.service_account_kubeconfig("ovnagent", "ovnagent")
         except BaseException:
@@ -144,3 +221,7 @@ class Cluster:
         agent = Agent(self.directory, self.config(networks), name)
         self.agents.append(agent)
         return agent
+
+    def replicas(self, networks: list[dict[str, object]] | None = None) -> Replicas:
+        """Two agents, as they are deployed; not started yet."""
+        return Replicas([self.agent(networks), self.agent(networks, "agent2")])

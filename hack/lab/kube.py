@@ -16,15 +16,18 @@ import ssl
 import urllib.request
 import warnings
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from hack.lab.kubevirt_build import crds
 from hack.lab.process import run, running, start, stop, stop_all, wait_for
 
 HERE = Path(__file__).resolve().parent
 CRDS = HERE / "crds"
 CONTROLLERS = "*,-nodeipam,-nodelifecycle,-cloud-node-lifecycle,-service-lb-controller,-node-route-controller,-ttl"
 """All but those that would make something of our Nodes, which no kubelet keeps alive."""
+NEW_CERTIFICATE = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -119,8 +122,9 @@ class ControlPlane:
             self.start_api_server()
             # Before the garbage collector: it asks for resource types when it starts, and then only every 30 s; a VM
             # orphaned while it learns of them loses its VMI.
-            self.kubectl("apply", "-f", str(CRDS))
-            self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+            self.kubectl("create", "--validate=false", "-f", "-", stdin=crds())
+            self.kubectl("create", "-f", str(CRDS))
+            wait_for(self._established, 60, "all resource types are served")
             self._start(
                 "kube-controller-manager",
                 f"--kubeconfig={self.kubeconfig}",
@@ -146,6 +150,7 @@ class ControlPlane:
     def start_api_server(self) -> None:
         """Start it (again, on the same port and data), and wait until it is ready."""
         audit = []
+        proxy = self.certificate("front-proxy")
         if self.audit_log:
             policy = self.directory / "audit.yaml"
             policy.write_text(yaml.safe_dump(AUDIT_POLICY))
@@ -159,6 +164,14 @@ class ControlPlane:
             "--endpoint-reconciler-type=none",  # it refuses to publish a loopback address as its own endpoint
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=RBAC",
+            # Aggregated API servers (virt-api) believe whom this certificate says a request is from.
+            f"--requestheader-client-ca-file={self.authority}",
+            "--requestheader-allowed-names=front-proxy",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-key-file={proxy[0]}",
+            f"--proxy-client-cert-file={proxy[1]}",
             f"--token-auth-file={self.directory}/tokens.csv",
             f"--cert-dir={self.directory}/tls",
             "--service-account-issuer=https://kubernetes.default.svc",
@@ -190,11 +203,26 @@ class ControlPlane:
         return answer
 
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
-        """A kubeconfig with a token, of one hour, of this ServiceAccount."""
-        token = self.kubectl("--namespace", namespace, "create", "token", name).strip()
+        """A kubeconfig with a token, of a day, of this ServiceAccount."""
+        token = self.kubectl("--namespace", namespace, "create", "token", name, "--duration=24h").strip()
         path = self.directory / f"{namespace}-{name}.kubeconfig"
         self._write_kubeconfig(path, token)
         return path
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of the lab's own authority."""
+        return self.directory / "ca.crt"
+
+    def certificate(self, name: str, names: str = "") -> tuple[Path, Path]:
+        """Key and certificate, made once; `names` as openssl's subjectAltName wants them: `DNS:localhost,IP:127.0.0.1`."""
+        key, certificate = self.directory / f"{name}.key", self.directory / f"{name}.crt"
+        if not certificate.exists():
+            signed = ("-CA", self.authority, "-CAkey", self.directory / "ca.key", "-subj", f"/CN={name}")
+            names = f"subjectAltName={names or f'DNS:{name}'}"
+            extensions = ("-addext", names, "-addext", "basicConstraints=critical,CA:FALSE")
+            run("openssl", *NEW_CERTIFICATE, *signed, *extensions, "-keyout", key, "-out", certificate)
+        return key, certificate
 
     # -- parts
 
@@ -216,10 +244,17 @@ class ControlPlane:
         except OSError:  # no certificate yet, nobody listens yet, or an error status
             return False
 
+    def _established(self) -> bool:
+        """`kubectl wait` gives up where an object has no conditions yet."""
+        crds: Any = self.get("crd")["items"]
+        conditions = [crd.get("status", {}).get("conditions") or [] for crd in crds]
+        return all(any(each["type"] == "Established" and each["status"] == "True" for each in found) for found in conditions)
+
     def _make_credentials(self) -> None:
         private, public = self.directory / "sa.key", self.directory / "sa.pub"
         run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private)
         run("openssl", "ec", "-in", private, "-pubout", "-out", public)
+        run("openssl", *NEW_CERTIFICATE, "-subj", "/CN=lab CA", "-keyout", self.directory / "ca.key", "-out", self.authority)
         (self.directory / "tokens.csv").write_text(f'{self._token},admin,admin,"system:masters"\n')
 
     def _write_kubeconfig(self, path: Path, token: str) -> None:

@@ -25,7 +25,7 @@ apiVersion: kubevirt.io/v1
 kind: VirtualMachineInstance
 metadata: {name: alone, namespace: default}
 spec:
-  domain: {devices: {interfaces: [{name: default, bridge: {}}]}}
+  domain: {devices: {interfaces: [{name: default, bridge: {}}]}, memory: {guest: 64Mi}}
   networks: [{name: default, pod: {}}]
 """
 CLASH = """
@@ -37,7 +37,7 @@ spec:
   template:
     metadata: {{annotations: {{ovn.kubernetes.io/ip_address: 10.16.0.99}}}}
     spec:
-      domain: {{devices: {{interfaces: [{{name: default, bridge: {{}}}}]}}}}
+      domain: {{devices: {{interfaces: [{{name: default, bridge: {{}}}}]}}, memory: {{guest: 64Mi}}}}
       networks: [{{name: default, pod: {{}}}}]
 """
 

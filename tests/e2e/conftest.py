@@ -1,14 +1,23 @@
-"""A real control plane, a real OVN, the agent as its own ServiceAccount; guests without a CPU: they plug and announce."""
+"""Real control planes of Kubernetes and KubeVirt, a real OVN, two agents as their own ServiceAccount; guests without a CPU:
+they plug and announce.
+
+Once a session, at a random moment of a random test, one of the agents is killed: RANDOM_CRASH=<seed> does it again,
+RANDOM_CRASH=no does not.
+"""
 
 from __future__ import annotations
 
+import os
+import random
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from hack.lab.cluster import Agent, Cluster
+from hack.lab.cluster import Cluster, Replicas
 from hack.lab.kubevirt import KubeVirt
 from hack.lab.process import wait_for
 
@@ -22,7 +31,7 @@ spec:
     metadata:
       annotations: {{kubevirt.io/allow-pod-bridge-network-live-migration: "true"{annotations}}}
     spec:
-      domain: {{devices: {{interfaces: [{{name: default, bridge: {{}}}}]}}}}
+      domain: {{devices: {{interfaces: [{{name: default, bridge: {{}}}}]}}, memory: {{guest: 64Mi}}}}
       networks: [{{name: default, pod: {{}}}}]
 """
 
@@ -30,7 +39,7 @@ spec:
 class Lab:
     """What the tests use, in their words."""
 
-    def __init__(self, cluster: Cluster, agent: Agent, kubevirt: KubeVirt) -> None:
+    def __init__(self, cluster: Cluster, agent: Replicas, kubevirt: KubeVirt) -> None:
         self.cluster, self.agent, self.kubevirt = cluster, agent, kubevirt
         self.ovn, self.kube = cluster.ovn, cluster.kube
 
@@ -89,14 +98,58 @@ def manifest(name: str, strategy: str = "Always", **annotations: str) -> str:
 @pytest.fixture(scope="session")
 def session_lab() -> Iterator[Lab]:
     with Cluster("e2e") as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt:
-        agent = cluster.agent().start()
+        agent = cluster.replicas().start()
         yield Lab(cluster, agent, kubevirt)
 
 
+class RandomCrash:
+    """One agent is killed in one test of those that this plugin has seen collected, and started again."""
+
+    def __init__(self, tests: Sequence[str]) -> None:
+        seed = os.environ.get("RANDOM_CRASH") or str(random.randrange(10**6))
+        chance = random.Random(seed)
+        self.test = "" if seed == "no" or not tests else chance.choice(tests)
+        self.seconds, self.agent = chance.uniform(0, 3), chance.randrange(2)
+        self.text = (
+            f"RANDOM_CRASH={seed}: agent {self.agent} is killed {self.seconds:.1f} s into {self.test}" if self.test else ""
+        )
+
+    @contextmanager
+    def during(self, test: str, agents: Replicas) -> Iterator[None]:
+        if test != self.test:
+            yield
+            return
+        timer = threading.Timer(self.seconds, lambda: agents.crash_one(agents.agents[self.agent]))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+
+
+CRASH = pytest.StashKey[RandomCrash]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that count what one process has done are left alone."""
+    tests = [
+        item.nodeid
+        for item in items
+        if "lab" in getattr(item, "fixturenames", ()) and item.get_closest_marker("one_process") is None
+    ]
+    config.stash[CRASH] = RandomCrash(tests)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> str:
+    return config.stash[CRASH].text
+
+
 @pytest.fixture
-def lab(session_lab: Lab) -> Iterator[Lab]:
-    """Each test begins and ends without VMs, and with an agent that works."""
-    yield session_lab
+def lab(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Each test begins and ends without VMs, and with agents that work."""
+    with request.config.stash[CRASH].during(request.node.nodeid, session_lab.agent):
+        yield session_lab
     session_lab.kubevirt.faults.reset()
     session_lab.kubevirt.uncordon(*session_lab.kubevirt.nodes)
     names = session_lab.kube.kubectl("get", "vm", "-o", "name").split()

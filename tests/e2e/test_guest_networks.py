@@ -48,7 +48,7 @@ spec:
   template:
     metadata: {{annotations: {{blue.default.kubernetes.io/allowed_address_pairs: 192.168.10.99}}}}
     spec:
-      domain: {{devices: {{interfaces: [{{name: net, {binding}}}]}}}}
+      domain: {{devices: {{interfaces: [{{name: net, {binding}}}]}}, memory: {{guest: 64Mi}}}}
       networks: [{{name: net, multus: {{networkName: {nad}}}}}]
 """
 NAD = """
@@ -70,7 +70,7 @@ def tenants() -> Iterator[Lab]:
 def three_guests(name: str, root: Path | None = None) -> Iterator[Lab]:
     """alpha and beta on the blue network, gamma on the green one."""
     with Cluster(name, root=root) as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="qemu") as kubevirt:
-        lab = Lab(cluster, cluster.agent(TENANTS).start(), kubevirt)
+        lab = Lab(cluster, cluster.replicas(TENANTS).start(), kubevirt)
         for name in ("blue", "green"):
             cluster.kube.apply(NAD.format(name=name))
         cluster.kube.apply(MANIFEST.format(name="alpha", nad="blue", binding="bridge: {}"))

@@ -18,7 +18,7 @@ MIGRATIONS = 6
 @pytest.fixture(scope="module")
 def guests() -> Iterator[Lab]:
     with Cluster("qemu") as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="qemu") as kubevirt:
-        lab = Lab(cluster, cluster.agent().start(), kubevirt)
+        lab = Lab(cluster, cluster.replicas().start(), kubevirt)
         lab.create("guest")
         kubevirt.wait_running("default", "guest", 120)
         yield lab

@@ -283,6 +283,7 @@ def test_a_node_that_dies_and_comes_back_gets_no_traffic(lab: Lab) -> None:
         lab.kubevirt.node_returns(dead)
 
 
+@pytest.mark.one_process
 def test_fifty_migrations_at_once(lab: Lab) -> None:
     """From the target's launcher being seen bound to the options being committed, as the agent measures it itself."""
     names = [f"many{number}" for number in range(50)]

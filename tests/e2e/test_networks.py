@@ -32,7 +32,7 @@ VMS = [each["metadata"]["name"] for block in MANIFESTS for each in documents(blo
 def page() -> Iterator[Lab]:
     """Everything on the page is applied, and all its VMs run."""
     with Cluster("nets") as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt:
-        lab = Lab(cluster, cluster.agent(yaml.safe_load(CONFIGURATION)["networks"]).start(), kubevirt)
+        lab = Lab(cluster, cluster.replicas(yaml.safe_load(CONFIGURATION)["networks"]).start(), kubevirt)
         lab.kube.kubectl("create", "namespace", "demo")
         for block in MANIFESTS:
             lab.kube.apply(block)

@@ -28,7 +28,7 @@ def moving() -> Iterator[tuple[Lab, Peer, Ear]]:
     FakeGuest.answers = FakeGuest.babbles = True
     try:
         with Cluster("pkt") as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt:
-            lab = Lab(cluster, cluster.agent().start(), kubevirt)
+            lab = Lab(cluster, cluster.replicas().start(), kubevirt)
             port = lab.create("guest")
             kubevirt.wait_running("default", "guest")
             lab.placed(port, lab.chassis("guest"))

@@ -22,7 +22,7 @@ class File:
         self.text = lab.agent.config.read_text()
 
     def write(self, **changes: Any) -> None:
-        self.lab.agent.config.write_text(yaml.safe_dump({**yaml.safe_load(self.text), **changes}))
+        self.lab.agent.write_config(yaml.safe_dump({**yaml.safe_load(self.text), **changes}))
 
     def networks(self, *more: dict[str, Any]) -> list[dict[str, Any]]:
         return [*yaml.safe_load(self.text)["networks"], *more]
@@ -44,7 +44,7 @@ def file(lab: Lab) -> Iterator[File]:
     yield made
     for name in lab.kube.kubectl("get", "vm", "-o", "name").split():
         lab.delete(name.partition("/")[2])
-    made.lab.agent.config.write_text(made.text)
+    made.lab.agent.write_config(made.text)
     made.accepted(True)
 
 
@@ -76,7 +76,7 @@ def test_a_network_is_added_and_widened_and_nothing_is_lost(lab: Lab, file: File
 def test_a_broken_file_changes_nothing(lab: Lab, file: File) -> None:
     port = lab.run("web")
     before = lab.ovn.port(port)
-    lab.agent.config.write_text("networks: [")
+    lab.agent.write_config("networks: [")
     file.accepted(False)
     file.said("no valid YAML")
     file.write(cluster="other")

@@ -1,7 +1,8 @@
-"""The KubeVirt stand-in: what virt-controller, virt-handler, the kubelet and the CNI do to objects of a real API server.
+"""KubeVirt in the lab: its own virt-api and virt-controller, and an imitation of what cannot run here: virt-handler, the
+kubelet and the CNI on each node.
 
-Placing pods and collecting garbage is left to the real scheduler and controller-manager. The order of writes and their
-shape follow recordings of KubeVirt v1.9; the guests are real QEMU, or fakes where no test looks at packets.
+The order of the imitation's writes and their shape follow recordings of KubeVirt v1.9; the guests are real QEMU, or fakes
+where no test looks at packets.
 """
 
 from hack.lab.kubevirt.faults import Delays, Faults

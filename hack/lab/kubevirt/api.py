@@ -36,6 +36,8 @@ MIGRATIONS = Resource("/apis/kubevirt.io/v1", "virtualmachineinstancemigrations"
 PODS = Resource("/api/v1", "pods")
 NODES = Resource("/api/v1", "nodes")
 
+HANDLER_TOKEN = "/api/v1/namespaces/kubevirt/serviceaccounts/kubevirt-handler/token"
+
 WATCHED = (VMS, VMIS, MIGRATIONS, PODS)
 
 Listener = Callable[[str, Resource, Obj], None]
@@ -80,7 +82,8 @@ class Api:
         cluster = config["clusters"][0]["cluster"]
         certificate = base64.b64decode(cluster["certificate-authority-data"]).decode()
         self._server: str = cluster["server"]
-        self._headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
+        self._token: str = config["users"][0]["user"]["token"]
+        self._handler_tokens: dict[str, str] = {}
         self._pool = urllib3.PoolManager(
             maxsize=128, retries=False, ssl_context=ssl.create_default_context(cadata=certificate)
         )
@@ -140,11 +143,16 @@ class Api:
         return created
 
     def update(
-        self, resource: Resource, obj: Mapping[str, Any], change: Callable[[Obj], None], status: bool = False
+        self,
+        resource: Resource,
+        obj: Mapping[str, Any],
+        change: Callable[[Obj], None],
+        status: bool = False,
+        node: str = "",
     ) -> Obj | None:
         """Change an object as it is now; None if it is gone. Writes nothing if `change` changes nothing.
 
-        status: write through the status subresource, and nothing but the status."""
+        status: write through the status subresource, and nothing but the status. node: write as this node's virt-handler."""
         key, uid = key_of(obj), uid_of(obj)
         path = self._path(resource, key.namespace, key.name) + ("/status" if status else "")
         current: Obj | None = self.get(resource, key) if resource in WATCHED else self.read(resource, key)
@@ -156,7 +164,7 @@ class Api:
             if wanted == current:
                 return current
             try:
-                written = self.request("PUT", path, wanted)
+                written = self.request("PUT", path, wanted, self._handler_token(node) if node else self._token)
                 self._put(resource, written)
                 return written
             except ApiError as error:
@@ -187,9 +195,10 @@ class Api:
             if error.status not in (404, 409):
                 raise
 
-    def request(self, method: str, path: str, body: Obj | None = None) -> Obj:
+    def request(self, method: str, path: str, body: Obj | None = None, token: str = "") -> Obj:
         """One request, tried again while the server is away or overloaded; the answer as a dict. Raises ApiError."""
-        headers = {**self._headers, "Content-Type": "application/json"}
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Authorization": f"Bearer {token or self._token}", "Content-Type": kind}
         data = None if body is None else orjson.dumps(body)
         deadline = time.monotonic() + OUTAGE_SECONDS
         while True:
@@ -203,6 +212,19 @@ class Api:
                 failure = ApiError(503, str(error))
             if failure.status < 429 or time.monotonic() > deadline or self._stopped.wait(0.1):
                 raise failure
+
+    def _handler_token(self, node: str) -> str:
+        """virt-handler's token on a node. It names the node: KubeVirt lets a virt-handler write only VMIs that are on its
+        node or are to come to it."""
+        if node not in self._handler_tokens:
+            found = self.read(NODES, Key("", node))
+            if found is None:
+                raise ApiError(404, f"there is no node {node}")
+            bound = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid_of(found)}
+            asked = {"spec": {"boundObjectRef": bound, "expirationSeconds": 86400}}
+            answer = self.request("POST", HANDLER_TOKEN, asked)
+            self._handler_tokens[node] = answer["status"]["token"]
+        return self._handler_tokens[node]
 
     # ---- watching
 
@@ -244,7 +266,7 @@ class Api:
         stream = self._pool.request(
             "GET",
             f"{self._server}{self._path(resource)}?{urlencode(query)}",
-            headers=self._headers,
+            headers={"Authorization": f"Bearer {self._token}"},
             preload_content=False,
             timeout=urllib3.Timeout(connect=5, read=WATCH_SECONDS + 10),
         )

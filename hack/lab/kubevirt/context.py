@@ -10,11 +10,11 @@ from typing import Literal
 
 from hack.lab.guest import BaseGuest
 from hack.lab.kubevirt import objects
-from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, VMS, Api, Key, Obj, Resource, key_of, uid_of
+from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, Api, Key, Obj, Resource, key_of, uid_of
 from hack.lab.kubevirt.faults import Faults
 from hack.lab.kubevirt.workqueue import WorkQueue
 
-Kind = Literal["vm", "vmi", "migration", "pod"]
+Kind = Literal["vmi", "migration", "pod"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +101,10 @@ class Context:
     def notice(self, _kind: str, resource: Resource, obj: Obj) -> None:
         """An object has changed: whoever depends on it looks again."""
         key = key_of(obj)
-        if resource == VMS:
-            self.look("vm", key)
-        elif resource == VMIS:
-            self.look("vm", key)
+        if resource == VMIS:
             self.look("vmi", key)
             for pod in self.launchers(uid_of(obj)):
                 self.look("pod", key_of(pod))
-            self._look_at_migrations(key)
         elif resource == MIGRATIONS:
             self.look("migration", key)
             self.look("vmi", Key(key.namespace, obj["spec"].get("vmiName", "")))
@@ -118,14 +114,7 @@ class Context:
                 with self._lock:
                     self._pods.setdefault(created_by, set()).add(key)
                 for owner in obj["metadata"].get("ownerReferences") or ():
-                    vmi = Key(key.namespace, owner["name"])
-                    self.look("vmi", vmi)
-                    self._look_at_migrations(vmi)
-
-    def _look_at_migrations(self, vmi: Key) -> None:
-        for migration in self.migrations(vmi):
-            if objects.phase_of(migration) not in objects.FINAL:
-                self.look("migration", key_of(migration))
+                    self.look("vmi", Key(key.namespace, owner["name"]))
 
     # ---- what belongs together
 
@@ -136,22 +125,6 @@ class Context:
         pods = [pod for key in keys if (pod := self.api.get(PODS, key)) is not None]
         pods = [pod for pod in pods if objects.labels_of(pod).get(objects.CREATED_BY) == vmi_uid]
         return sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
-
-    def launcher_on(self, vmi: Obj, node: str) -> Obj | None:
-        """The launcher of a VMI that lives on a node."""
-        for pod in self.launchers(uid_of(vmi)):
-            if objects.is_launcher(pod) and objects.node_of(pod) == node and objects.phase_of(pod) not in objects.FINAL:
-                return pod
-        return None
-
-    def migrations(self, vmi: Key) -> list[Obj]:
-        """The migrations of a VMI, the oldest first."""
-        found = [
-            each
-            for each in self.api.all(MIGRATIONS)
-            if each["metadata"]["namespace"] == vmi.namespace and each["spec"].get("vmiName") == vmi.name
-        ]
-        return sorted(found, key=lambda each: (each["metadata"]["creationTimestamp"], each["metadata"]["name"]))
 
     def sandbox(self, pod: Obj | None) -> Sandbox | None:
         return self.sandboxes.get(uid_of(pod)) if pod is not None else None

@@ -1,17 +1,22 @@
-"""virt-handler's part: the guest of a VMI on its node, from Scheduled to its end."""
+"""virt-handler's part: the guest of a VMI on its node, from Scheduled to its end, and its migrations.
+
+Each write goes with the token of the node's virt-handler: KubeVirt's webhook looks at that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hack.lab.fake_guest import FakeGuest
-from hack.lab.guest import BaseGuest, End, Guest, Nic
+from hack.lab.guest import BaseGuest, End, Guest, GuestError, MigrationReport, Nic
 from hack.lab.kubevirt import objects
 from hack.lab.kubevirt.api import VMIS, Key, Obj, key_of, uid_of
 from hack.lab.kubevirt.context import Context, Sandbox
+from hack.lab.kubevirt.migration import MigrationRun
 from hack.lab.kubevirt.network import Network, guest_mac
 from hack.lab.ovn import OvnLab
+from hack.lab.qmp import QmpError
 
 POWER_BUTTON_SECONDS = 1.0
 """Between two presses: a guest that has not booted yet does not see the first."""
@@ -26,9 +31,13 @@ class Handler:
         self._network = network
         self._ovn = ovn
         self._qemu = qemu
+        self._runs: dict[str, MigrationRun] = {}
+        """By the migration's UID."""
 
     def reconcile(self, key: Key) -> None:
         vmi = self._api.get(VMIS, key)
+        for run in list(self._runs.values()):
+            run.check()
         if vmi is None or objects.phase_of(vmi) not in ("Scheduled", "Running"):
             return
         node = vmi["status"]["nodeName"]
@@ -44,11 +53,17 @@ class Handler:
         if sandbox.guest.end is not None:
             if sandbox.guest.end is not End.MIGRATED:
                 phase = "Succeeded" if sandbox.guest.end is End.POWERED_OFF else "Failed"
-                self._api.update(VMIS, vmi, lambda new: objects.set_phase(new, phase))
+                self._api.update(VMIS, vmi, lambda new: objects.set_phase(new, phase), node=node)
         elif stopping:
             self._shut_down(vmi, sandbox.guest)
-        elif objects.phase_of(vmi) == "Scheduled":
-            self._report_running(vmi, pod, sandbox)
+        else:
+            self._report(vmi, pod, sandbox)
+            self._migrate(vmi)
+
+    def report(self, migration: Obj) -> MigrationReport | None:
+        """What a migration's move took."""
+        run = self._runs.get(uid_of(migration))
+        return run.report if run is not None else None
 
     def guest(self, sandbox: Sandbox, vmi: Obj, nics: Sequence[Nic]) -> BaseGuest:
         """A guest for a pod, not started yet."""
@@ -75,38 +90,52 @@ class Handler:
 
     def _start(self, vmi: Obj, sandbox: Sandbox) -> None:
         if objects.condition(vmi, "LiveMigratable") is None:
-            self._api.update(VMIS, vmi, _migratable)
+            self._api.update(VMIS, vmi, _migratable, node=sandbox.node)
         if not self._context.due("vmi", vmi, "domain", self._context.faults.delays.domain):
             return
         guest = self.guest(sandbox, vmi, [self._network.nic(each) for each in sandbox.attachments])
         guest.start()
         sandbox.guest = guest
 
-    def _report_running(self, vmi: Obj, pod: Obj, sandbox: Sandbox) -> None:
-        macs = {each.name: guest_mac(vmi, each) for each in sandbox.attachments}
+    def _report(self, vmi: Obj, pod: Obj, sandbox: Sandbox) -> None:
+        """The guest runs, and has these cards."""
+        if uid_of(vmi) in self._context.switched:
+            return
 
         def change(new: Obj) -> None:
             objects.set_phase(new, "Running")
-            new["status"]["machine"] = {"type": "pc-q35-rhel9.6.0"}
-            for entry in new["status"].get("interfaces") or ():
-                secondary = entry.get("infoSource") == "multus-status"
+            new["status"] |= {"machine": {"type": objects.MACHINE}, "selinuxContext": "none"}
+            known = {entry["name"]: entry for entry in new["status"].get("interfaces") or ()}
+            for each in sandbox.attachments:
+                entry = known.setdefault(each.name, {"name": each.name})
+                secondary = "multus-status" in entry.get("infoSource", "")
                 entry |= {
                     "infoSource": "domain, multus-status" if secondary else "domain",
                     "linkState": "up",
                     "queueCount": 1,
+                    "mac": guest_mac(vmi, each),
+                    "podInterfaceName": each.inside,
                 }
-                if entry["name"] in macs:
-                    entry["mac"] = macs[entry["name"]]
                 set_address(entry, pod)
+            new["status"]["interfaces"] = list(known.values())
 
-        self._api.update(VMIS, vmi, change)
+        self._api.update(VMIS, vmi, change, node=sandbox.node)
+
+    def _migrate(self, vmi: Obj) -> None:
+        """Begin the migration that virt-controller has handed over."""
+        state = vmi["status"].get("migrationState") or {}
+        uid = state.get("migrationUid", "")
+        if uid not in self._runs and state.get("targetNode") and "endTimestamp" not in state:
+            self._runs[uid] = MigrationRun(self._context, self, vmi)
+            self._runs[uid].start()
 
     def _shut_down(self, vmi: Obj, guest: BaseGuest) -> None:
         """Press the power button, again and again; pull the plug when the grace period is over."""
         if self._context.due("vmi", vmi, "grace", vmi["spec"].get("terminationGracePeriodSeconds", 30)):
             guest.kill()
             return
-        guest.powerdown()
+        with suppress(GuestError, QmpError):  # it has ended just now
+            guest.powerdown()
         self._context.look("vmi", key_of(vmi), POWER_BUTTON_SECONDS)
 
     def _look(self, vmi: Key, pod: Key) -> Callable[[], None]:

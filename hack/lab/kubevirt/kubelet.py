@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 from hack.lab.guest import End
@@ -36,8 +37,15 @@ class Kubelet:
         else:
             self._clean_up(pod)
 
-    def fail(self, pod: Obj) -> None:
-        """The launcher dies."""
+    def fail_target(self, migration: Obj) -> None:
+        """The migration's target launcher dies, if that is what is to happen in this phase."""
+        if objects.phase_of(migration) != self._context.faults.target_dies or objects.phase_of(migration) == "":
+            return
+        for pod in self._api.all(PODS):
+            if objects.labels_of(pod).get(objects.MIGRATION_UID) == uid_of(migration) and objects.is_launcher(pod):
+                self._fail(pod)
+
+    def _fail(self, pod: Obj) -> None:
         sandbox = self._context.sandbox(pod)
         if sandbox is not None and sandbox.guest is not None:
             sandbox.guest.kill()
@@ -211,7 +219,8 @@ def _container(pod: Obj, container: Obj, state: Obj, ready: bool) -> Obj:
     return {
         "name": container["name"],
         "image": container["image"],
-        "imageID": "",
+        # virt-controller reads the digest: a migration's target is to have the very same disk.
+        "imageID": f"{container['image']}@sha256:{hashlib.sha256(container['image'].encode()).hexdigest()}",
         "containerID": f"cri-o://{uid_of(pod).replace('-', '')}",
         "lastState": {},
         "ready": ready,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import threading
 from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Literal, Self, cast
@@ -10,19 +12,20 @@ from typing import Literal, Self, cast
 from hack.lab.guest import BaseGuest, Guest, MigrationReport
 from hack.lab.kube import ControlPlane
 from hack.lab.kubevirt import objects
-from hack.lab.kubevirt.api import MIGRATIONS, NODES, PODS, VMIS, VMS, Api, ApiError, Key, Obj, Resource, key_of, uid_of
+from hack.lab.kubevirt.api import MIGRATIONS, NODES, PODS, VMIS, Api, ApiError, Key, Obj, Resource, key_of, uid_of
 from hack.lab.kubevirt.context import Context, Kind
 from hack.lab.kubevirt.faults import Faults
 from hack.lab.kubevirt.handler import Handler
-from hack.lab.kubevirt.instances import Instances
 from hack.lab.kubevirt.kubelet import Kubelet
-from hack.lab.kubevirt.machines import Machines
-from hack.lab.kubevirt.migrations import Migrations
 from hack.lab.kubevirt.network import Network
 from hack.lab.kubevirt.workqueue import WorkQueue
 from hack.lab.ovn import OvnLab
 from hack.lab.plug import Plugs
+from hack.lab.virt import VirtControlPlane
 
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 60.0
 SECONDS = 30.0
 """How long the helpers wait for what they are asked for."""
 
@@ -41,6 +44,8 @@ class KubeVirt:
         port_seconds: float = 5.0,
     ) -> None:
         self.faults = Faults()
+        self.control_plane = VirtControlPlane(control_plane)
+        """virt-api and virt-controller, to be held back or killed."""
         self.nodes = [chassis.node for chassis in ovn.chassis]
         self.api = Api(control_plane.kubeconfig)
         """The API server and a current copy of its objects, for tests to use as well."""
@@ -49,12 +54,10 @@ class KubeVirt:
         self.plugs = Plugs(control_plane, ovn)
         """`ovnagent plug` on each node."""
         network = Network(ovn)
-        self._machines = Machines(self._context)
-        self._instances = Instances(self._context)
         self._handler = Handler(self._context, network, ovn, qemu=guests == "qemu")
         self._kubelet = Kubelet(self._context, network, self.nodes, port_seconds)
-        self._migrations = Migrations(self._context, self._handler, self._kubelet)
         self._names = itertools.count(1)
+        self._stopped = threading.Event()
 
     def __enter__(self) -> Self:
         self.start()
@@ -64,15 +67,18 @@ class KubeVirt:
         self.stop()
 
     def start(self) -> None:
-        """Register the nodes and begin to work."""
+        """Start virt-api and virt-controller, register the nodes, and begin to work."""
+        self.control_plane.up()
         self.plugs.start(self.nodes)
         for node in self.nodes:
             self.add_node(node)
         self.api.start(self._context.notice)
         self._queue.start()
+        threading.Thread(target=self._beat, name="heartbeats", daemon=True).start()
 
     def stop(self) -> None:
         """Stop working, and end all guests. Interfaces stay plugged: they end with the OVN lab."""
+        self._stopped.set()
         self._queue.stop()
         self.api.stop()
         self.plugs.stop()
@@ -83,33 +89,28 @@ class KubeVirt:
     def _handle(self, item: Hashable) -> None:
         kind, key = cast("tuple[Kind, Key]", item)
         match kind:
-            case "vm":
-                self._machines.reconcile(key)
             case "vmi":
-                self._instances.reconcile(key)
                 self._handler.reconcile(key)
             case "migration":
-                self._migrations.reconcile(key)
+                if (migration := self.api.get(MIGRATIONS, key)) is not None:
+                    self._kubelet.fail_target(migration)
             case "pod":
                 self._kubelet.reconcile(key)
 
     # ---- VMs
 
+    def virtctl(self, *arguments: str) -> str:
+        """Run virtctl as admin; its output. Raises RuntimeError with what it said."""
+        return self.control_plane.virtctl(*arguments)
+
     def start_vm(self, namespace: str, vm: str) -> None:
-        """As `virtctl start`."""
-        self._patch_vm(namespace, vm, lambda new: new["spec"].update(runStrategy="Always"))
+        self.virtctl("start", vm, "-n", namespace)
 
     def stop_vm(self, namespace: str, vm: str) -> None:
-        """As `virtctl stop`."""
-        self._patch_vm(namespace, vm, lambda new: new["spec"].update(runStrategy="Halted"))
+        self.virtctl("stop", vm, "-n", namespace)
 
     def restart_vm(self, namespace: str, vm: str) -> None:
-        """As `virtctl restart`."""
-        uid = uid_of(self._need(VMIS, namespace, vm))
-        requests = [{"action": "Stop", "uid": uid}, {"action": "Start"}]
-        self.api.update(
-            VMS, self._need(VMS, namespace, vm), lambda new: new["status"].update(stateChangeRequests=requests), True
-        )
+        self.virtctl("restart", vm, "-n", namespace)
 
     def power_off(self, namespace: str, vm: str) -> None:
         """The guest powers itself off."""
@@ -166,10 +167,21 @@ class KubeVirt:
     # ---- migrations
 
     def migrate(self, namespace: str, vm: str) -> str:
-        """As `virtctl migrate`; the new migration's name."""
+        """As `virtctl migrate`, which does not tell the new migration's name."""
         name = f"migrate-{vm}-{next(self._names)}"
         self.api.create(MIGRATIONS, objects.migration(namespace, name, vm))
         return name
+
+    def newest_migration(self, namespace: str, vm: str) -> str:
+        """The name of the VM's migration that is not over yet; waits for one."""
+
+        def opened() -> list[Obj]:
+            found = [each for each in self.api.all(MIGRATIONS) if each["spec"]["vmiName"] == vm]
+            of_namespace = [each for each in found if key_of(each).namespace == namespace]
+            return [each for each in of_namespace if objects.phase_of(each) not in objects.FINAL]
+
+        self.wait_for(lambda: bool(opened()), f"a migration of {vm}")
+        return key_of(opened()[-1]).name
 
     def cancel_migration(self, namespace: str, migration: str) -> None:
         """As `virtctl migrate-cancel`: the object is deleted."""
@@ -189,7 +201,7 @@ class KubeVirt:
 
     def report(self, namespace: str, migration: str) -> MigrationReport:
         """What a migration's move took."""
-        report = self._migrations.report(self._need(MIGRATIONS, namespace, migration))
+        report = self._handler.report(self._need(MIGRATIONS, namespace, migration))
         if report is None:
             raise LookupError(f"migration {migration} has not switched")
         return report
@@ -236,6 +248,7 @@ class KubeVirt:
     def node_returns(self, node: str) -> None:
         """The node's kubelet works again, and ends what is left of pods that are gone."""
         self._context.dead.discard(node)
+        self._heartbeat(node)
         self.set_node_ready(node, "True")
         self.uncordon(node)
         for sandbox in list(self._context.sandboxes.values()):
@@ -260,18 +273,35 @@ class KubeVirt:
 
     def ephemeral_launcher(self, namespace: str, vm: str) -> str:
         """Create an ephemeral provisioning pod of a VMI; its name."""
-        return key_of(self.api.create(PODS, objects.ephemeral_launcher_of(self._need(VMIS, namespace, vm)))).name
+        return key_of(self.api.create(PODS, objects.ephemeral_launcher_of(self._launcher(namespace, vm)))).name
 
     def attachment_pod(self, namespace: str, vm: str, migration: str = "") -> str:
         """Create a pod that attaches a hot-plugged volume, with a migration's label if one is named; its name."""
         of_migration = self._need(MIGRATIONS, namespace, migration) if migration else None
-        vmi = self._need(VMIS, namespace, vm)
-        launcher = self._context.launcher_on(vmi, vmi["status"]["nodeName"])
-        if launcher is None:
-            raise LookupError(f"{namespace}/{vm} has no launcher")
-        return key_of(self.api.create(PODS, objects.attachment_pod_of(launcher, of_migration))).name
+        return key_of(self.api.create(PODS, objects.attachment_pod_of(self._launcher(namespace, vm), of_migration))).name
 
     # ---- inside
+
+    def _launcher(self, namespace: str, vm: str) -> Obj:
+        """The launcher on the VMI's node."""
+        node = self._need(VMIS, namespace, vm)["status"]["nodeName"]
+        pods = [pod for pod in self.launchers(namespace, vm) if objects.is_launcher(pod) and objects.node_of(pod) == node]
+        return pods[-1]
+
+    def _beat(self) -> None:
+        """What virt-handler tells of itself every minute; after five without, KubeVirt schedules nothing there any more."""
+        while True:
+            for node in set(self.nodes) - self._context.dead:
+                self._heartbeat(node)
+            if self._stopped.wait(HEARTBEAT_SECONDS):
+                return
+
+    def _heartbeat(self, node: str) -> None:
+        beat = {"labels": {"kubevirt.io/schedulable": "true"}, "annotations": {"kubevirt.io/heartbeat": objects.now()}}
+        try:
+            self.api.request("PATCH", f"{NODES.group}/nodes/{node}", {"metadata": beat})
+        except ApiError as error:
+            log.warning("the heartbeat of %s: %s", node, error)
 
     def _need(self, resource: Resource, namespace: str, name: str) -> Obj:
         """An object from the copy, or from the API server where the copy does not have it yet."""
@@ -280,9 +310,6 @@ class KubeVirt:
         if found is None:
             raise LookupError(f"there is no {namespace}/{name} among the {resource.plural}")
         return found
-
-    def _patch_vm(self, namespace: str, vm: str, change: Callable[[Obj], None]) -> None:
-        self.api.update(VMS, self._need(VMS, namespace, vm), change)
 
     def _node(self, name: str, change: Callable[[Obj], None], status: bool = False) -> None:
         """Change a Node."""

@@ -18,4 +18,4 @@ def session_lab() -> Iterator[Lab]:
     root = trixie.root()
     assert "25.03" in run("chroot", root, "ovn-northd", "--version")
     with Cluster("e25", root=root) as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt:
-        yield Lab(cluster, cluster.agent().start(), kubevirt)
+        yield Lab(cluster, cluster.replicas().start(), kubevirt)
