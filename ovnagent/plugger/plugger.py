@@ -25,6 +25,8 @@ from ovnagent.plugger.metrics import PlugMetrics
 LOG = logging.getLogger(__name__)
 
 IDLE_SECONDS = 30.0
+WAIT_SECONDS = 0.05
+"""Between two looks whether all is there: a list of no launchers is no news."""
 DARK_SECONDS = 5.0
 """An interface that has no name for so long is reported: the agent's record may be on its way until then."""
 REPORT_SECONDS = 300.0
@@ -107,7 +109,7 @@ class Plugger:
             self._news.wait(max(0.0, pause))
             self._news.clear()
             # Nothing is decided before both sides are complete once: what is not known of is no sign of anything.
-            pause = self._look() if self._vswitch.complete and self._watcher.synced else IDLE_SECONDS
+            pause = self._look() if self._vswitch.complete and self._watcher.synced else WAIT_SECONDS
 
     # -- one look
 
