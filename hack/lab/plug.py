@@ -94,8 +94,7 @@ class Plugs:
 
     def start(self, nodes: list[str]) -> None:
         """Start it on these nodes at once, and wait until it works on all of them."""
-        if not self._directory.exists():
-            self._log_in()
+        self.prepare()
         for node in nodes:
             if node not in self._nodes:
                 ovsdb = self._ovn.on(node).ovsdb
@@ -111,8 +110,10 @@ class Plugs:
         for plug in self._nodes.values():
             plug.stop()
 
-    def _log_in(self) -> None:
+    def prepare(self) -> None:
         """What the kubelet mounts into the DaemonSet's pods."""
+        if self._directory.exists():
+            return
         self._directory.mkdir(parents=True)
         self._kube.kubectl("apply", "-f", str(BASE / "plug-rbac.yaml"))
         token = self._kube.kubectl("create", "token", ACCOUNT, "--namespace", ACCOUNT).strip()
