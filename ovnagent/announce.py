@@ -6,10 +6,10 @@ import logging
 import os
 from collections.abc import Sequence
 
-from ovnagent.core.placement import Whereabouts
 from ovnagent.core.plan import Case, Result
 from ovnagent.core.ports import MIGRATION, Port
 from ovnagent.core.problems import Problem
+from ovnagent.core.vm import VmKey
 from ovnagent.kube.events import Events, ObjectRef
 from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
 from ovnagent.serve.metrics import Metrics
@@ -32,6 +32,9 @@ class Announcer:
         ref = ObjectRef("Pod", namespace, pod, uid) if pod else ObjectRef("Namespace", namespace, namespace, "")
         self._events.warn(ref, "SweepHeld", message)
 
+    def drift(self, key: VmKey, rows: int) -> None:
+        LOG.warning("drift repaired", extra={"vm": key, "rows": rows, "reason": "NB was changed by others"})
+
     def tell(
         self,
         result: Result,
@@ -48,7 +51,7 @@ class Announcer:
                 case CreatePort(port):
                     self._created(result, port, ref, seconds)
                 case UpdatePort(present, port):
-                    self._updated(result, case.where, present.port, port, ref, seconds)
+                    self._updated(case, present.port, port, ref, seconds)
                 case DeletePort(present):
                     LOG.info("port deleted", extra={"vm": result.key, "port": present.port.name, "reason": "no VM uses it"})
         for problem in problems:
@@ -75,11 +78,9 @@ class Announcer:
             text = f"{addresses} (MAC {port.mac}) on logical switch {port.switch}, port {port.name}"
             self._events.normal(ref, "AddressAssigned", text)
 
-    def _updated(
-        self, result: Result, where: Whereabouts, old: Port, new: Port, ref: ObjectRef | None, seconds: float
-    ) -> None:
+    def _updated(self, case: Case, old: Port, new: Port, ref: ObjectRef | None, seconds: float) -> None:
         before, after = old.requested_chassis, new.requested_chassis
-        fields = {"vm": result.key, "port": new.name}
+        fields = {"vm": case.facts.key, "port": new.name}
         if before != after:
             LOG.info("port placed", extra={**fields, "chassis": ",".join(after) or "none", "before": ",".join(before)})
         if old.addresses != new.addresses:
@@ -88,15 +89,22 @@ class Announcer:
                 self._events.normal(ref, "AddressAssigned", f"{', '.join(new.ips)} (MAC {new.mac}), port {new.name}")
         if len(after) == 2 and len(before) < 2:
             self._metrics.target_seconds.observe(seconds)
-            self._say(ref, "MigrationPrepared", f"port {new.name} may be bound on {after[0]} and, announced, on {after[1]}")
+            text = f"port {new.name} may be bound on {after[0]} and, announced, on {after[1]}"
+            self._say(ref, "MigrationPrepared", _of_migration(case, new.external_id(MIGRATION)) + text)
         if len(before) == 2 and len(after) == 1:
-            done = where.migration != "" and where.migration == old.external_id(MIGRATION)
-            reason = "MigrationDone" if done else "MigrationRolledBack"
-            self._say(ref, reason, f"port {new.name} is bound on {after[0]} alone")
+            migration = old.external_id(MIGRATION)
+            reason = "MigrationDone" if migration and migration == case.where.migration else "MigrationRolledBack"
+            self._say(ref, reason, _of_migration(case, migration) + f"port {new.name} is bound on {after[0]} alone")
 
     def _say(self, ref: ObjectRef | None, reason: str, message: str) -> None:
         if ref is not None:
             self._events.normal(ref, reason, message)
+
+
+def _of_migration(case: Case, uid: str) -> str:
+    """The migration by its name, so that each tells its own; by its UID where the object is gone."""
+    name = next((migration.name for migration in case.facts.migrations if migration.uid == uid), uid)
+    return f"migration {name}: " if name else ""
 
 
 def object_ref(result: Result, case: Case) -> ObjectRef | None:
@@ -104,6 +112,8 @@ def object_ref(result: Result, case: Case) -> ObjectRef | None:
     vm, vmi = case.facts.vm, case.facts.vmi
     owner = result.owner
     if owner is not None and owner.kind == "VirtualMachine" and vm is not None and vm.uid == owner.uid:
+        return ObjectRef("VirtualMachine", vm.namespace, vm.name, vm.uid)
+    if owner is None and vm is not None:  # its plan has failed, or waits
         return ObjectRef("VirtualMachine", vm.namespace, vm.name, vm.uid)
     if vmi is not None:
         return ObjectRef("VirtualMachineInstance", vmi.namespace, vmi.name, vmi.uid)

@@ -5,67 +5,85 @@ For the reconciler, which makes the changes, and for the commands, which only sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ovnagent.config.file import Config
-from ovnagent.core.addresses import Books, Foreign
-from ovnagent.core.networks import Network
+from ovnagent.core import deletion
+from ovnagent.core.deletion import NO_BRAKE, Brake
+from ovnagent.core.networks import Network, Networks
 from ovnagent.core.placement import ChassisTable
 from ovnagent.core.plan import Result, World
-from ovnagent.core.ports import PresentPort
+from ovnagent.core.ports import Port, PresentPort
 from ovnagent.core.routers import router_ports
+from ovnagent.core.vm import VmKey
 from ovnagent.kube.kubernetes import Kubernetes
-from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, PutRouterPort, UpdatePort
-from ovnagent.ovn.northbound import Northbound
-from ovnagent.ovn.southbound import Southbound
+from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, DeleteRows, PutRouterPort, UpdatePort
+from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 
 
-def world_of(config: Config, books: Books, kube: Kubernetes, northbound: Northbound, southbound: Southbound) -> World:
+def world_of(
+    config: Config, kube: Kubernetes, nb: NorthboundSnapshot, sb: SouthboundSnapshot, brake: Brake = NO_BRAKE
+) -> World:
     """What a plan needs to know of the surroundings, as it is now."""
     return World(
         cluster=config.cluster,
         networks=config.networks,
-        books=books,
-        chassis=ChassisTable(southbound.chassis_by_hostname, kube.node_chassis()),
-        foreign={
-            switch: Foreign(northbound.taken(switch), northbound.taken_macs(switch))
-            for switch in {network.logical_switch for network in config.networks.all}
-        },
-        names=northbound.foreign_names,
-        holders=northbound.ports,
+        chassis=ChassisTable(sb.chassis_by_hostname, kube.node_chassis()),
+        foreign=nb.foreign,
+        names=nb.names,
+        holders=nb.ports,
+        virtual=nb.virtual,
         nads=kube.nads(),
+        namespaces=kube.namespaces(),
+        brake=brake,
     )
+
+
+def brake_of(kube: Kubernetes, nb: NorthboundSnapshot, networks: Networks, cluster: str) -> Brake:
+    """What must not be deleted now (core/deletion.py)."""
+    store = kube.store
+    absent: Collection[VmKey] = [key for key in nb.by_vm if not store.was_deleted(key) and store.facts(key).empty]
+    approved = nb.global_ids.get(deletion.APPROVAL) == cluster
+    return deletion.brake(absent, nb.by_vm, networks, len(nb.ports), approved, cluster)
 
 
 def changes(result: Result, present: Sequence[PresentPort]) -> list[Change]:
     """The difference between the rows wanted and those present; empty where they agree."""
-    rows = {row.port.name: row for row in present}
-    found: list[Change] = [DeletePort(row) for row in result.obsolete]
-    for port in result.wanted:
-        row = rows.get(port.name)
+    return [*map(DeletePort, result.obsolete), *_puts(result.wanted, {row.port.name: row for row in present})]
+
+
+def virtual_changes(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> list[tuple[Port, Change]]:
+    """The difference between the virtual ports wanted and the agent's rows that belong to no VM: each change, and the port
+    that it is about."""
+    ports = {port.name: port for port in wanted}
+    gone = [(row.port, DeletePort(row)) for name, row in present.items() if name not in ports]
+    return [*gone, *((change.port, change) for change in _puts(ports.values(), present))]
+
+
+def _puts(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> Iterator[CreatePort | UpdatePort]:
+    for port in wanted:
+        row = present.get(port.name)
         if row is None:
-            found.append(CreatePort(port))
+            yield CreatePort(port)
         elif row.port != port:
-            found.append(UpdatePort(row, port))
-    return found
+            yield UpdatePort(row, port)
 
 
-def infrastructure(networks: Sequence[Network], northbound: Northbound, results: Sequence[Result]) -> list[Change]:
+def infrastructure(networks: Sequence[Network], nb: NorthboundSnapshot, results: Sequence[Result]) -> list[Change]:
     """What networks need besides the ports of VMs, and what no port needs any more."""
     names = dict.fromkeys(network.logical_switch for network in networks)
-    found: list[Change] = [CreateSwitch(name) for name in names if name not in northbound.switches]
+    found: list[Change] = [CreateSwitch(name) for name in names if name not in nb.switches]
     for port in router_ports(networks):
-        row_id, present = northbound.router_port(port.name)
-        switch_port = port.switch_port in northbound.foreign_names
+        row_id, present = nb.router_ports.get(port.name, ("", None))
+        switch_port = port.switch_port in nb.names
         # A router port of this name that is somebody else's is left as it is.
         right = present == replace(port, router="", switch="") or (row_id and present is None)
         if not (right and switch_port):
             found.append(PutRouterPort(port, row_id, right=bool(right), switch_port=switch_port))
     wanted = {options for result in results for port in result.wanted for options in (port.dhcpv4, port.dhcpv6) if options}
-    # Not by way of all rows: the connection's thread may add one meanwhile.
-    kept = {northbound.dhcp.get(options) for options in wanted}
-    for unused in northbound.unused():
-        if row_ids := tuple(row_id for row_id in unused.uuids if row_id not in kept):
-            found.append(replace(unused, uuids=row_ids))
+    kept = {nb.dhcp.get(options) for options in wanted}
+    for table, unused in nb.unused.items():
+        if row_ids := tuple(row_id for row_id in unused if row_id not in kept):
+            found.append(DeleteRows(table, row_ids))
     return found

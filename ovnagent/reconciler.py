@@ -1,33 +1,38 @@
 """Dirty VMs -> batch -> one transaction. The only place where Kubernetes and OVN meet.
 
 One thread. What happens elsewhere only says which VM to look at again (dirty.py); here all its facts are read, the rows
-that it should have are computed (core/plan.py) and compared with those present, and the difference is committed.
+that it should have are computed (core/plan.py) and compared with those present, the difference is committed, and what
+follows from that is drawn (consequences.py).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from ovnagent.announce import Announcer, object_ref
+from ovnagent.announce import Announcer
 from ovnagent.config.file import Config
-from ovnagent.core.addresses import Books
-from ovnagent.core.placement import Binding, Situation, Whereabouts, locate
-from ovnagent.core.plan import Case, Result, plan
-from ovnagent.core.problems import PORT_REFUSED, Problem
-from ovnagent.core.shared import NO_VM
+from ovnagent.consequences import REFUSED_RETRY_SECONDS, Consequences
+from ovnagent.core.books import NO_BOOKS, Books
+from ovnagent.core.deletion import APPROVAL, NO_BRAKE, Brake
+from ovnagent.core.placement import Situation, Whereabouts, locate
+from ovnagent.core.plan import FAILED_SECONDS, Case, Result, World, plan
+from ovnagent.core.ports import PresentPort
+from ovnagent.core.problems import INTERNAL_ERROR, Problem
+from ovnagent.core.virtual_ports import virtual_ports
 from ovnagent.core.vm import Facts, VmKey
-from ovnagent.difference import changes, infrastructure, world_of
+from ovnagent.difference import brake_of, changes, infrastructure, virtual_changes, world_of
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
-from ovnagent.ovn.changes import Change
-from ovnagent.ovn.northbound import Northbound, NotCommittedError
+from ovnagent.notes import Notes
+from ovnagent.ovn.changes import SetGlobal
+from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError, RefusedError
+from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
-from ovnagent.sweep import SweepGuard
+from ovnagent.standby import StandbyWatch
 
 LOG = logging.getLogger(__name__)
 
@@ -37,24 +42,18 @@ CHUNK = 2000
 """VMs in one transaction at most: 10,000 rows at once would hold up a migration that starts meanwhile."""
 RETRY_SECONDS = (0.05, 5.0)
 """First and longest pause after a transaction that could not be committed."""
-REFUSED_RETRY_SECONDS = 30.0
-"""When a row that the database refused is tried again without any news of it."""
-STALE_SECONDS = 60.0
+BLIND_SECONDS = 60.0
 """An agent whose view of Kubernetes is older than this gives up the lock."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What is remembered of a VM between two looks. No row depends on it but for the grace periods."""
+class Status:
+    """What others may know of the reconciler's work; replaced as a whole."""
 
-    facts: Facts | None
-    """Those of the last look that ended well."""
-    where: Whereabouts
-    since: float
-    """Monotonic seconds."""
-    problems: tuple[Problem, ...] = ()
-    watched: frozenset[str] = frozenset()
-    """Its ports whose Port_Binding is watched: those of a VM in migration."""
+    in_sync: bool = False
+    """The first look at every VM is done."""
+    books: Books = NO_BOOKS
+    brake: Brake = NO_BRAKE
 
 
 class Reconciler:
@@ -70,222 +69,280 @@ class Reconciler:
         announcer: Announcer,
         metrics: Metrics,
     ) -> None:
-        self.config = config
-        self.dirty = dirty
-        self.kube = kube
-        self.northbound = northbound
-        self.southbound = southbound
-        self.announcer = announcer
-        self.metrics = metrics
-        self.guard = SweepGuard(announcer.sweep_held)
-        self.books = Books(network.logical_switch for network in config.networks.all)
-        self.seen: dict[VmKey, Seen] = {}
-        self.waiting: defaultdict[str, set[VmKey]] = defaultdict(set)
-        """What would have to become free (Problem.waits_for) -> the VMs that wait for it."""
-        self.touched: set[VmKey] = set()
-        """VMs whose rows changed in NB, by whomever, since the last look at them."""
-        self.drifted: set[VmKey] = set()
-        """Those of them that are in this batch."""
-        self._next: Config | None = None
+        self.status = Status()
+        self.notes = Notes()
         self.leading = False
-        self.failures = 0
-        self.stopping = False
-        self.in_sync = False
-        """The first look at every VM is done."""
+        """It holds the lock and works; a standby remembers nothing of what changes."""
+        self._config, self._next = config, config
+        self._dirty, self._kube = dirty, kube
+        self._northbound, self._southbound = northbound, southbound
+        self._announcer, self._metrics = announcer, metrics
+        self._consequences = Consequences(self.notes, dirty, kube, announcer, metrics)
+        self._standby = StandbyWatch(kube, northbound, southbound)
+        self._touched: set[VmKey] = set()
+        """VMs whose rows changed in NB, by whomever, since the last look at them."""
+        self._others: NorthboundSnapshot = NorthboundSnapshot()
+        """What others used at the last look."""
+        self._virtual: Mapping[str, PresentPort] | None = None
+        """The rows of shared addresses at the last look; None: they are to be looked at."""
+        self._retry_virtual = 0.0
+        self._failures = 0
+        self._stopping = False
 
-    # -- the loop
+    # -- from other threads
 
-    def run(self) -> None:
-        """Until `stop`. An error in here is a bug: it ends the agent, and a standby or a restart takes over."""
-        while not self.stopping:
-            if not self._may_write():
-                self.dirty.pause(IDLE_SECONDS)
-                continue
-            if self._next is not None:
-                self.config, self._next = self._next, None
-                self._begin_anew()
-            batch, everything = self.dirty.take(IDLE_SECONDS)
-            if self.stopping:
-                return
-            if everything:
-                now = time.monotonic()
-                for key in self.kube.keys() | self.northbound.vm_keys() | self.seen.keys():
-                    batch.setdefault(key, now)
-            if batch or not self.in_sync or self.northbound.unused():
-                self._reconcile(batch)
+    def changed(self, keys: Iterable[VmKey], urgent: bool) -> None:
+        """Facts of these VMs have changed, or where their ports are bound. A standby remembers none of it."""
+        if self.leading:
+            self._dirty.add(keys, urgent)
+        else:
+            self._standby.stir()
+
+    def touch(self, keys: set[VmKey]) -> None:
+        """Rows of these VMs have changed in NB."""
+        if self.leading:
+            self._touched |= keys
+            self._dirty.add(keys)
 
     def reconfigure(self, config: Config) -> None:
-        """Work by other networks from the next batch on. From any thread."""
+        """Work by other networks from the next batch on."""
         networks = config.networks.all
-        self.northbound.watch((each.logical_switch for each in networks), (each.router for each in networks if each.router))
+        self._northbound.watch((each.logical_switch for each in networks), (each.router for each in networks if each.router))
         self._next = config
-        self.dirty.add_everything()
+        self._dirty.add_everything()
 
     def stop(self) -> None:
         """End `run` after the transaction under way."""
-        self.stopping = True
-        self.dirty.close()
+        self._stopping = True
+        self._dirty.close()
 
-    def troubled(self) -> list[VmKey]:
-        """VMs with an unsolved problem."""
-        return [key for key, seen in list(self.seen.items()) if seen.problems]
+    # -- the loop
+
+    def turn(self) -> None:
+        """Once: take what is dirty, and carry it out. Returns after IDLE_SECONDS at the latest where nothing is."""
+        if not self._may_write():
+            self._standby.look(self._next, self._sure)
+            self._dirty.wait(IDLE_SECONDS)
+            return
+        self._answer()
+        if self._next is not self._config:
+            self._config = self._next
+            self._begin_anew()
+        batch, everything = self._dirty.take(IDLE_SECONDS)
+        if self._stopping:
+            return
+        nb, now, brake = self._northbound.snapshot, time.monotonic(), self.status.brake
+        if everything or not self.status.in_sync:
+            batch |= dict.fromkeys({*self._kube.keys(), *nb.by_vm, *self.notes.seen} - batch.keys(), now)
+        elif brake.held_ports and nb.global_ids.get(APPROVAL) == self._config.cluster:
+            # All that an operator's word is about goes at once: after that the word is used up.
+            held = {*brake.vms, *(row.port.vm for name in brake.ports if (row := nb.ports.get(name)) is not None)}
+            batch |= dict.fromkeys(held - batch.keys(), now)
+        self._look_at_others(nb)
+        virtual = nb.virtual is not self._virtual and now >= self._retry_virtual
+        if batch or virtual or not self.status.in_sync or nb.unused or brake.held_ports:
+            self._reconcile(batch)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
 
     def _may_write(self) -> bool:
         """Nothing is written, and so nothing deleted, before both sides are complete and the lock is ours."""
-        if not self.kube.synced:
+        if not self._kube.synced:
             return False
-        if max(self.kube.stale.values(), default=0.0) > STALE_SECONDS:
-            if self.northbound.has_lock:
+        if max(self._kube.stale.values(), default=0.0) > BLIND_SECONDS:
+            if self._northbound.has_lock:
                 LOG.warning("lock released", extra={"reason": "the view of Kubernetes is stale; a standby may do better"})
-            self.northbound.release_lock()
+            self._northbound.release_lock()
+            self.leading = False
             return False
-        self.northbound.acquire_lock()
-        ready = self.northbound.synced and self.northbound.has_lock and self.southbound.ever_synced
+        self._northbound.acquire_lock()
+        has_lock = self._northbound.has_lock
+        ready = has_lock and self._northbound.snapshot.complete and self._southbound.snapshot.ever_complete
         if ready and not self.leading:
             # Another agent may have granted addresses meanwhile.
             LOG.info("leading", extra={"reason": "holding the Northbound lock, all views complete"})
             self._begin_anew()
-        elif self.leading and not self.northbound.has_lock:
+            self.leading = True
+        elif self.leading and not has_lock:
             LOG.warning("not leading any more", extra={"reason": "the Northbound lock is lost"})
-        self.leading = ready or (self.leading and self.northbound.has_lock)
+            self.leading = False
+        if not self.leading:
+            self._dirty.collapse()
         return ready
+
+    @property
+    def _sure(self) -> bool:
+        """All views are complete and fresh."""
+        fresh = self._kube.synced and max(self._kube.stale.values(), default=0.0) <= BLIND_SECONDS
+        return fresh and self._northbound.snapshot.complete and self._southbound.snapshot.complete
+
+    def _answer(self) -> None:
+        """A standby may have asked whether this agent is alive: one that writes is."""
+        try:
+            self._northbound.answer()
+        except (NotCommittedError, RefusedError) as error:
+            LOG.warning("a standby's question was not answered", extra={"reason": str(error)})
 
     def _begin_anew(self) -> None:
         """What is remembered of addresses may be wrong: the books follow from rows and records once more."""
-        self.books = Books(network.logical_switch for network in self.config.networks.all)
-        self.in_sync = False
-        self.dirty.add_everything()
+        self.status = Status(brake=self.status.brake)
+        self._touched.clear()
+        self._dirty.add_everything()
+
+    def _look_at_others(self, nb: NorthboundSnapshot) -> None:
+        """What others do not use any more, VMs that wait for it may get now."""
+        before, self._others = self._others, nb
+        if before.foreign is not nb.foreign or before.names is not nb.names:
+            networks = self._config.networks.all
+            freed = self.notes.freed_by_others(networks, (before.foreign, before.names), (nb.foreign, nb.names))
+            self._dirty.add(self.notes.waiting_for(freed))
 
     # -- one batch
 
     def _reconcile(self, batch: Mapping[VmKey, float]) -> None:
-        started = time.monotonic()
-        generation = self.northbound.generation
-        self.drifted = self.touched & batch.keys()
-        self.touched -= self.drifted
-        facts = {key: self.kube.facts(key) for key in batch}
-        gone = {key for key in batch if facts[key].empty}
-        held = self.guard.held(gone, self.kube, self.northbound)
-        cases = [self._case(facts[key]) for key in batch if key not in held]
-        if not self.in_sync or self.guard.orphaned:
-            self.guard.look_at_networks(set(self.config.networks.names()), self.northbound)
-        world = world_of(self.config, self.books, self.kube, self.northbound, self.southbound)
-        results = [self.guard.spare(result) for result in plan(cases, world)]
-        self.metrics.reconcile.observe(time.monotonic() - started)
-        if self.books.shares_changed:
-            self.dirty.add((NO_VM,))
-        if generation != self.northbound.generation or not self.northbound.synced:
-            self.dirty.add_everything()  # the copy was thrown away under our hands: none of this may be true
-            return
-        for start in range(0, max(len(results), 1), CHUNK):
-            part = slice(start, start + CHUNK)
-            if not self._commit(results[part], cases[part], batch):
-                self.dirty.add(result.key for result in results[start:])
+        """A batch on which something fails that is nobody's in particular is halved until it is."""
+        try:
+            self._carry_out(batch)
+        except Exception as error:
+            if len(batch) <= 1:
+                for key in batch:
+                    self._set_aside(key, error)
+                if not batch:
+                    raise
                 return
-        self.in_sync = True
+            LOG.exception("a batch has failed; it is tried in halves", extra={"vms": len(batch)})
+            keys = sorted(batch)
+            for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+                self._reconcile({key: batch[key] for key in half})
 
-    def _case(self, facts: Facts) -> Case:
-        where = locate(facts)
-        now = time.monotonic()
-        seen = self.seen.get(facts.key)
-        if seen is None:
-            seen = Seen(None, where, now)
-        elif seen.where != where:
-            seen = replace(seen, where=where, since=now)
-        self.seen[facts.key] = seen
-        present = self.northbound.ports_of(facts.key)
-        bindings: dict[str, Binding] = {}
-        if self.southbound.connected:
-            bindings = {name: binding for name in seen.watched if (binding := self.southbound.binding(name))}
-        return Case(facts, where, now - seen.since, present, bindings)
+    def _set_aside(self, key: VmKey, error: Exception) -> None:
+        LOG.error("VM set aside", extra={"vm": key, "reason": repr(error), "retry_seconds": FAILED_SECONDS}, exc_info=error)
+        self.notes.set_aside(key, Problem(INTERNAL_ERROR, repr(error)))
+        self._dirty.later(key, FAILED_SECONDS)
 
-    def _commit(self, results: Sequence[Result], cases: Sequence[Case], batch: Mapping[VmKey, float]) -> bool:
-        """Write the difference. False: nothing could be written, and all of it stays dirty."""
-        groups: list[list[Change]] = [infrastructure(self.config.networks.all, self.northbound, results)]
-        groups += [changes(result, case.present) for result, case in zip(results, cases, strict=True)]
+    def _carry_out(self, batch: Mapping[VmKey, float]) -> None:
+        started = time.monotonic()
+        nb, sb = self._northbound.snapshot, self._southbound.snapshot
+        drifted = self._touched & batch.keys()
+        self._touched -= drifted
+        facts = [self._kube.facts(key) for key in batch]
+        brake = self._brake(facts, nb)
+        world = world_of(self._config, self._kube, nb, sb, brake)
+        cases = [self._case(each, nb, sb, started) for each in facts]
+        planned = plan(cases, self.status.books, world)
+        self._metrics.reconcile.observe(time.monotonic() - started)
+        now = self._northbound.snapshot
+        if nb.generation != now.generation or not now.complete:
+            self._dirty.add_everything()  # the copy was thrown away under our hands: none of this may be true
+            return
+        shared = self._shared(planned.books, nb, world)
+        left: set[VmKey] = set()
+        for start in range(0, max(len(cases), 1), CHUNK):
+            part = slice(start, start + CHUNK)
+            extra = []
+            if start + CHUNK >= len(cases):
+                # The word is used up by the transaction that carries it out.
+                extra = [*shared, *([Group("approval", (SetGlobal(APPROVAL, ""),))] if brake.approved else ())]
+            left |= self._commit(planned.results[part], cases[part], extra, batch, drifted)
+            if left:
+                left |= {result.key for result in planned.results[start + CHUNK :]}
+                self._dirty.add(left)
+                self._virtual = None
+                break
+        if len(left) < len(cases) or not cases:
+            # Rows that were written hold what they say, so the books are those of the plan; of a plan of which nothing was
+            # committed nothing is remembered.
+            self.status = Status(self.status.in_sync or not left, planned.books, brake)
+
+    def _brake(self, facts: Iterable[Facts], nb: NorthboundSnapshot) -> Brake:
+        """What must not be deleted. Only where something may go without evidence is there anything to count."""
+        before = self.status.brake
+        store = self._kube.store
+        unseen = any(each.empty and each.key in nb.by_vm and not store.was_deleted(each.key) for each in facts)
+        if self.status.in_sync and not unseen and not before.held_ports:
+            return before if not before.approved else NO_BRAKE
+        found = brake_of(self._kube, nb, self._config.networks, self._config.cluster)
+        if found.message and found.message != before.message:
+            self._announcer.sweep_held(found.message)
+        if found.approved:
+            LOG.warning("sweep approved", extra={"reason": "an operator has given his word", "of": len(nb.ports)})
+        return found
+
+    def _case(self, facts: Facts, nb: NorthboundSnapshot, sb: SouthboundSnapshot, now: float) -> Case:
+        try:
+            where = locate(facts)
+        except Exception:
+            LOG.exception("facts that say nothing of where a VM is", extra={"vm": facts.key})
+            where = Whereabouts(Situation.UNCLEAR)
+        seen = self.notes.look(facts, where, now)
+        watched = seen.watched if sb.complete else ()
+        bindings = {name: binding for name in watched if (binding := sb.bindings.get(name))}
+        unsure = self._kube.store.unsure(facts)
+        return Case(facts, where, now - seen.since, nb.by_vm.get(facts.key, ()), bindings, unsure)
+
+    def _shared(self, books: Books, nb: NorthboundSnapshot, world: World) -> list[Group]:
+        """The virtual ports of shared addresses, each a group of its own; they follow from what all VMs may use."""
+        if self.status.in_sync and books.same_shares(self.status.books) and nb.virtual is self._virtual:
+            return []
+        self._virtual = nb.virtual
+        taken = {*nb.ports, *nb.names} if any(True for _ in books.shared()) else ()
+        found = virtual_changes(virtual_ports(world.cluster, books, taken), nb.virtual)
+        return [Group(f"virtual port {port.name}", (change,)) for port, change in found]
+
+    def _commit(
+        self,
+        results: Sequence[Result],
+        cases: Sequence[Case],
+        extra: Sequence[Group],
+        batch: Mapping[VmKey, float],
+        drifted: set[VmKey],
+    ) -> set[VmKey]:
+        """Write the difference; returns the VMs of which it is not known that all was written."""
+        groups = [
+            Group("infrastructure", tuple(infrastructure(self._config.networks.all, self._northbound.snapshot, results)))
+        ]
+        groups += [
+            Group(result.key, tuple(changes(result, case.present))) for result, case in zip(results, cases, strict=True)
+        ]
+        groups += extra
         errors: Sequence[str | None] = [None] * len(groups)
-        if any(groups):
+        written: Container[int] = range(len(groups))
+        if any(group.changes for group in groups):
             started = time.monotonic()
             try:
-                errors = self.northbound.commit(groups)
+                errors = self._northbound.commit(groups)
             except NotCommittedError as failure:
                 self._not_committed(failure)
-                return False
-            self.metrics.transaction.observe(time.monotonic() - started)
-            self.metrics.transactions.inc()
-            self.metrics.changes.inc(sum(map(len, groups)))
-        self.failures = 0
+                written = failure.committed
+            else:
+                self._failures = 0
+                self._metrics.transaction.observe(time.monotonic() - started)
+                self._metrics.transactions.inc()
+            self._metrics.changes.inc(sum(len(group.changes) for index, group in enumerate(groups) if index in written))
         done = time.monotonic()
-        if errors[0]:
-            LOG.error("switches, routers or DHCP options not written", extra={"reason": errors[0]})
-        for result, case, group, error in zip(results, cases, groups[1:], errors[1:], strict=True):
-            self._settled(result, case, group, error, done - batch[result.key])
-        self.southbound.watch({name for seen in self.seen.values() for name in seen.watched})
-        self.northbound.watch_names({wait.removeprefix("port ") for wait in self.waiting if wait.startswith("port ")})
-        return True
+        for refused in filter(None, (errors[0], *errors[len(results) + 1 :])):
+            LOG.error("switches, routers, virtual ports or DHCP options not written", extra={"reason": refused})
+            self._virtual, self._retry_virtual = None, done + REFUSED_RETRY_SECONDS
+        left: set[VmKey] = set()
+        for index, (result, case) in enumerate(zip(results, cases, strict=True), 1):
+            if index not in written:
+                left.add(result.key)
+                continue
+            changed, seconds = groups[index].changes, done - batch[result.key]
+            try:
+                self._consequences.draw(result, case, changed, errors[index], result.key in drifted, seconds)
+            except Exception as failure:
+                self._set_aside(result.key, failure)
+        self._southbound.watch({name for names in self.notes.watched.values() for name in names})
+        self._northbound.watch_names(self.notes.names_waited_for())
+        return left
 
     def _not_committed(self, error: NotCommittedError) -> None:
         first, longest = RETRY_SECONDS
-        pause = min(longest, first * 2**self.failures)
-        self.failures += 1
+        pause = min(longest, first * 2**self._failures)
+        self._failures += 1
         LOG.warning("not committed", extra={"reason": str(error), "retry_seconds": pause})
-        self.metrics.not_committed_total.inc()
-        self.dirty.pause(pause)
-
-    def _settled(self, result: Result, case: Case, group: Sequence[Change], error: str | None, seconds: float) -> None:
-        """Remember, tell and schedule what follows from one VM's result."""
-        troubles = result.problems
-        if error:
-            troubles = (*troubles, refusal(result, error))
-            self.metrics.refused_rows.inc()
-        before = self.seen[result.key]
-        for problem in before.problems:
-            for what in problem.waits_for:
-                self.waiting[what].discard(result.key)
-                if not self.waiting[what]:
-                    del self.waiting[what]
-        for problem in troubles:
-            for what in problem.waits_for:
-                self.waiting[what].add(result.key)
-        for what in result.freed:
-            self.dirty.add(self.waiting.get(what, ()))
-        if result.owner is None and not result.wanted and not error:
-            del self.seen[result.key]
-        else:
-            self.seen[result.key] = replace(
-                before, facts=case.facts, problems=troubles, watched=watched(before.where, result)
-            )
-            if self.seen[result.key].watched - before.watched:
-                self.dirty.add((result.key,))  # once more, with what SB says
-        unchanged = before.facts == case.facts and not before.watched and result.key != NO_VM
-        if group and result.key in self.drifted and unchanged:
-            self.metrics.drift.inc(len(group))
-            LOG.warning("drift repaired", extra={"vm": result.key, "rows": len(group), "reason": "NB was changed by others"})
-        if result.owner is None and case.facts.empty:
-            self.kube.store.forget(result.key)
-        self._record(result, case)
-        self.dirty.later(result.key, REFUSED_RETRY_SECONDS if error else result.look_again)
-        self.announcer.tell(result, case, () if error else group, troubles, before.problems, seconds)
-
-    def _record(self, result: Result, case: Case) -> None:
-        """The record on the VM follows behind the port."""
-        ref = object_ref(result, case)
-        if ref is None or not result.record:
-            return
-        holder = case.facts.vm if ref.kind == "VirtualMachine" else case.facts.vmi
-        if holder is not None and holder.record != result.record:
-            self.kube.records.put(ref, result.record)
-
-
-def watched(where: Whereabouts, result: Result) -> frozenset[str]:
-    """The ports whose Port_Binding decides something: all of a VM in migration, and those that name two chassis still."""
-    moving = where.situation in (Situation.MIGRATING, Situation.SWITCHED)
-    return frozenset(port.name for port in result.wanted if moving or len(port.requested_chassis) > 1)
-
-
-def refusal(result: Result, error: str) -> Problem:
-    """The database refused the VM's rows, most often because somebody else's port has the name on another switch."""
-    names = ", ".join(port.name for port in result.wanted)
-    return Problem(
-        PORT_REFUSED, f"OVN refused logical switch port {names}: {error}", tuple(f"port {p.name}" for p in result.wanted)
-    )
+        self._metrics.not_committed_total.inc()
+        self._dirty.pause(pause)

@@ -12,16 +12,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ovnagent.commands.observer import View
-from ovnagent.core import reduce, vm
-from ovnagent.core.addresses import Books, Foreign
+from ovnagent.core import deletion, reduce, vm
+from ovnagent.core.addresses import Foreign
+from ovnagent.core.attachments import Labels
+from ovnagent.core.books import Books
+from ovnagent.core.deletion import NO_BRAKE
 from ovnagent.core.networks import AddressRange, Network, Networks, Subnet
 from ovnagent.core.placement import Binding, ChassisTable, Whereabouts, locate
 from ovnagent.core.plan import Case, Result, World, plan
 from ovnagent.core.ports import Port, PresentPort
 from ovnagent.core.problems import Problem
+from ovnagent.core.virtual_ports import virtual_ports
 from ovnagent.core.vm import VmKey
-from ovnagent.difference import changes
-from ovnagent.kube.store import Store
+from ovnagent.difference import changes, virtual_changes
+from ovnagent.kube.store import Store, identity
 from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
 
 REDUCERS: Mapping[str, Callable[[Mapping[str, Any]], vm.Fact]] = {
@@ -63,6 +67,9 @@ class Desk:
         self.chassis = {f"node{number}": (f"chassis{number}",) for number in range(1, 10)}
         self.foreign: dict[str, Foreign] = {}
         self.names: dict[str, str] = {}
+        self.namespaces: dict[str, Labels] = {}
+        self.brake = NO_BRAKE
+        self.virtual: dict[str, PresentPort] = {}
         self.rows: dict[str, PresentPort] = {}
         self.bindings: dict[str, Binding] = {}
         self.records: dict[VmKey, str] = {}
@@ -71,16 +78,12 @@ class Desk:
         self.now = 0.0
         self._uuids = itertools.count(1)
         self.dirty: set[VmKey] = set()
-        self.surroundings_changed = 0
-        self.store = Store(self.dirty.update, self._surroundings)
+        self.store = Store(lambda keys, _: self.dirty.update(keys))
         self.forget()
-
-    def _surroundings(self) -> None:
-        self.surroundings_changed += 1
 
     def forget(self) -> None:
         """As a restart does it: all memory is lost, the rows and the objects are still there."""
-        self.books = Books(network.logical_switch for network in self.networks.all)
+        self.books = Books()
         self.seen: dict[VmKey, tuple[Whereabouts, float]] = {}
         self.problems.clear()
 
@@ -88,7 +91,7 @@ class Desk:
         """An event of a watch; nothing is computed yet."""
         fact = REDUCERS[resource](obj)
         if event == "DELETED":
-            self.store.delete(fact)
+            self.store.delete(type(fact), identity(fact))
         else:
             self.store.put(fact)
 
@@ -97,7 +100,8 @@ class Desk:
         batch = set(keys) or self.store.keys() | {row.port.vm for row in self.rows.values()} | self.seen.keys()
         self.dirty.clear()
         cases = [self._case(key) for key in sorted(batch)]
-        results = plan(cases, self.world(self.books))
+        planned = plan(cases, self.books, self.world())
+        results, self.books = list(planned.results), planned.books
         again = set()
         for result, case in zip(results, cases, strict=True):
             for change in changes(result, case.present):
@@ -110,27 +114,35 @@ class Desk:
                     again.add(other)
         if again:
             self.look(*again)
+        wanted = virtual_ports("lab", self.books, self.rows)
+        for _, change in virtual_changes(wanted, self.virtual):
+            self._apply(change)
         return results
 
     def view(self) -> View:
         """What an observer sees."""
         cases = [self._case(key) for key in sorted(self.store.keys() | {row.port.vm for row in self.rows.values()})]
-        world = self.world(Books(network.logical_switch for network in self.networks.all))
-        results = plan(cases, world)
-        return View(
-            world, {case.facts.key: case for case in cases}, {result.key: result for result in results}, self.bindings
-        )
+        world = self.world()
+        planned = plan(cases, Books(), world)
+        results = {result.key: result for result in planned.results}
+        found = {case.facts.key: case for case in cases}
+        by_vm = {key: case.present for key, case in found.items() if case.present}
+        absent = [key for key in by_vm if found[key].facts.empty]
+        held = deletion.brake(absent, by_vm, self.networks, len(self.rows), False, "lab")
+        return View(world, planned.books, found, results, self.bindings, brake=held)
 
-    def world(self, books: Books) -> World:
+    def world(self) -> World:
         return World(
-            "lab",
-            self.networks,
-            books,
-            ChassisTable(self.chassis, self.store.node_chassis()),
-            self.foreign,
-            self.names,
-            dict(self.rows),
-            self.store.nads(),
+            cluster="lab",
+            networks=self.networks,
+            chassis=ChassisTable(dict(self.chassis), self.store.node_chassis()),
+            foreign=dict(self.foreign),
+            names=dict(self.names),
+            holders=dict(self.rows),
+            virtual=dict(self.virtual),
+            nads=self.store.nads(),
+            namespaces=dict(self.namespaces),
+            brake=self.brake,
         )
 
     def _case(self, key: VmKey) -> Case:
@@ -139,23 +151,27 @@ class Desk:
         if key not in self.seen or self.seen[key][0] != where:
             self.seen[key] = where, self.now
         present = tuple(row for name, row in sorted(self.rows.items()) if row.port.vm == key)
-        return Case(facts, where, self.now - self.seen[key][1], present, self.bindings)
+        return Case(facts, where, self.now - self.seen[key][1], present, dict(self.bindings))
 
     def _apply(self, change: Change) -> None:
         self.writes.append(change)
         match change:
             case CreatePort(port):
                 assert port.name not in self.rows
-                self.rows[port.name] = PresentPort(str(next(self._uuids)), port)
+                assert port.name not in self.virtual
+                self._rows_of(port)[port.name] = PresentPort(str(next(self._uuids)), port)
             case UpdatePort(present, port):
-                self.rows[port.name] = PresentPort(present.uuid, port)
+                self._rows_of(port)[port.name] = PresentPort(present.uuid, port)
             case DeletePort(present):
-                del self.rows[present.port.name]
+                del self._rows_of(present.port)[present.port.name]
+
+    def _rows_of(self, port: Port) -> dict[str, PresentPort]:
+        return self.virtual if port.type == "virtual" else self.rows
 
     # -- short-hand
 
     def port(self, name: str) -> Port:
-        return self.rows[name].port
+        return (self.rows.get(name) or self.virtual[name]).port
 
     def placed(self, name: str) -> str:
         """`chassis1,chassis2 rarp`, `chassis1`, or `-` for a port that asks for none."""
@@ -165,6 +181,11 @@ class Desk:
     def says(self, name: str, namespace: str = "default") -> list[str]:
         """`Reason: message` of a VM's problems."""
         return [f"{problem.reason}: {problem.message}" for problem in self.problems.get(VmKey(namespace, name), ())]
+
+
+def uid_of(kind: str, name: str) -> str:
+    """A UID that says whose it is."""
+    return f"{kind}-{name.replace('.', '-')}"
 
 
 def vm_object(
@@ -182,7 +203,7 @@ def vm_object(
         "metadata": {
             "namespace": namespace,
             "name": name,
-            "uid": uid or f"uid-{name}",
+            "uid": uid or uid_of("uid", name),
             "creationTimestamp": created,
             "annotations": {vm.RECORD_ANNOTATION: record} if record else {},
         },
@@ -216,7 +237,7 @@ def vmi_object(
     namespace: str = "default",
 ) -> dict[str, Any]:
     """A VMI of the VM of its name; `owner=""`: standalone."""
-    owner = f"uid-{name}" if owner is None else owner
+    owner = uid_of("uid", name) if owner is None else owner
     reference = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": name, "uid": owner, "controller": True}
     status: dict[str, Any] = {"phase": phase}
     if node:
@@ -229,7 +250,7 @@ def vmi_object(
         "metadata": {
             "namespace": namespace,
             "name": name,
-            "uid": uid or f"vmi-{name}",
+            "uid": uid or uid_of("vmi", name),
             "creationTimestamp": "2026-01-01T00:00:01Z",
             "annotations": dict(annotations or {}),
             "ownerReferences": [reference] if owner else [],
@@ -251,7 +272,7 @@ def pod_object(
     namespace: str = "default",
 ) -> dict[str, Any]:
     """A launcher."""
-    vmi_uid = vmi_uid or f"vmi-{vmi}"
+    vmi_uid = vmi_uid or uid_of("vmi", vmi)
     labels = {"kubevirt.io": "virt-launcher", "kubevirt.io/created-by": vmi_uid}
     if migration:
         labels["kubevirt.io/migrationJobUID"] = migration
@@ -260,7 +281,7 @@ def pod_object(
         "metadata": {
             "namespace": namespace,
             "name": name,
-            "uid": f"pod-{name}",
+            "uid": uid_of("pod", name),
             "creationTimestamp": created,
             "labels": labels,
             "annotations": {"kubevirt.io/domain": vmi, **(annotations or {})},

@@ -23,7 +23,7 @@ from ovnagent.core.ports import CLUSTER, VM, with_options
 from ovnagent.ovn import json_parser
 from ovnagent.ovn.changes import UpdatePort
 from ovnagent.ovn.nb_replica import Listeners
-from ovnagent.ovn.northbound import Northbound
+from ovnagent.ovn.northbound import Group, Northbound
 
 CHUNK = 5000
 CHANGES = 50
@@ -86,10 +86,11 @@ def measure(nb: Server, own: int, foreign: int) -> Figures:
     began, cpu = time.monotonic(), time.process_time()
     northbound.start()
     try:
-        wait_for(lambda: northbound.synced, 120, "the copy is complete")
+        wait_for(lambda: northbound.snapshot.complete, 120, "the copy is complete")
         load, load_cpu = time.monotonic() - began, time.process_time() - cpu
         memory = _megabytes() - memory
-        assert (len(northbound.ports), len(northbound.taken("pods"))) == (own, foreign)
+        now = northbound.snapshot
+        assert (len(now.ports), sum(len(used.ips) for used in now.foreign.values())) == (own, foreign)
         northbound.acquire_lock()
         wait_for(lambda: northbound.has_lock, 10, "the lock")
         server_cpu, cpu = _cpu(nb), time.process_time()
@@ -102,13 +103,13 @@ def measure(nb: Server, own: int, foreign: int) -> Figures:
 
 def _changes(northbound: Northbound) -> Iterator[float]:
     """Seconds of each of some changes, the copy's update included."""
-    names = list(northbound.ports)[:CHANGES]
+    names = list(northbound.snapshot.ports)[:CHANGES]
     for name in names:
-        present = northbound.ports[name]
+        present = northbound.snapshot.ports[name]
         wanted = with_options(present.port, requested_chassis="chassis1,chassis2", activation_strategy="rarp")
         began = time.monotonic()
-        assert northbound.commit([[UpdatePort(present, wanted)]]) == [None]
-        wait_for(lambda name=name, wanted=wanted: northbound.ports[name].port == wanted, 10, f"{name} in the copy")
+        assert northbound.commit([Group(name, (UpdatePort(present, wanted),))]) == [None]
+        wait_for(lambda name=name, wanted=wanted: northbound.snapshot.ports[name].port == wanted, 10, f"{name} in the copy")
         yield time.monotonic() - began
 
 

@@ -88,6 +88,11 @@ class ControlPlane:
         """The API server's, on 127.0.0.1."""
         return self._port
 
+    @property
+    def etcd_url(self) -> str:
+        """Where etcd answers, its JSON gateway included."""
+        return f"http://127.0.0.1:{self._etcd_port}"
+
     def __enter__(self) -> ControlPlane:
         self.up()
         return self

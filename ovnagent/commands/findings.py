@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 from ovnagent.announce import object_ref
 from ovnagent.commands.observer import View
+from ovnagent.core.deletion import go_ahead
 from ovnagent.core.placement import Situation
 from ovnagent.core.ports import NETWORK, Port, PresentPort
-from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
 from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, DeleteRows, PutRouterPort, UpdatePort
-from ovnagent.sweep import go_ahead, too_many
 
 AGENT = "a running agent puts it right: see its log and /readyz"
 PAUSE_SECONDS = 0.25
@@ -64,42 +63,35 @@ def _infrastructure(view: View) -> Iterator[Finding]:
                 yield Finding("drift" if present and not right else "missing", port.name, f"{text}; {AGENT}")
             case DeleteRows(table, uuids):
                 yield Finding("leftover", table, f"{len(uuids)} rows that no port uses any more; {AGENT}")
+            case CreatePort(virtual):
+                yield Finding("missing", virtual.name, f"the port of an address that VMs share is not there; {AGENT}")
+            case UpdatePort(row, virtual):
+                text = f"the port of an address that VMs share: {_difference(row.port, virtual)}"
+                yield Finding("drift", virtual.name, f"{text}; {AGENT}")
+            case DeletePort(row):
+                yield Finding("leftover", row.port.name, f"no VMs share its address; {AGENT}")
 
 
 def _ports(view: View) -> Iterator[Finding]:
-    held = _held(view)
     for key in view.results:
-        whose = "of the addresses that VMs share" if key == NO_VM else f"of VM {key}"
         for change in view.changes(key):
             match change:
                 case CreatePort(port):
-                    yield Finding("missing", port.name, f"the port {whose} is not there; {AGENT}")
+                    yield Finding("missing", port.name, f"the port of VM {key} is not there; {AGENT}")
                 case UpdatePort(present, port):
-                    yield Finding("drift", port.name, f"the port {whose}: {_difference(present.port, port)}; {AGENT}")
+                    yield Finding("drift", port.name, f"the port of VM {key}: {_difference(present.port, port)}; {AGENT}")
                 case DeletePort(present):
                     remedy = AGENT
-                    if present.port.name in held:
+                    if key in view.brake.vms or present.port.name in view.brake.ports:
                         remedy = f"an agent asks before it deletes so many: {go_ahead(view.world.cluster)}"
                     yield Finding("leftover", present.port.name, f"{_why_left(view, key, present)}; {remedy}")
-
-
-def _held(view: View) -> set[str]:
-    """Ports that an agent does not delete by itself (sweep.py)."""
-    rows = view.world.holders.values()
-    empty = {key for key, case in view.cases.items() if case.facts.empty} - {NO_VM}
-    unseen = {row.port.name for row in rows if row.port.vm in empty}
-    configured = {"", *view.world.networks.names()}
-    lost = {row.port.name for row in rows if row.port.external_id(NETWORK) not in configured}
-    return {name for names in (unseen, lost) if too_many(len(names), len(rows)) for name in names}
 
 
 def _why_left(view: View, key: VmKey, row: PresentPort) -> str:
     network = row.port.external_id(NETWORK)
     if network and view.world.networks.named(network) is None:
         return f"its network {network} is not configured"
-    if key != NO_VM and view.cases[key].facts.empty:
-        return f"there is no VM {key}"
-    return "no VMs share its address" if key == NO_VM else f"VM {key} does not use it any more"
+    return f"there is no VM {key}" if view.cases[key].facts.empty else f"VM {key} does not use it any more"
 
 
 def _difference(is_: Port, wanted: Port) -> str:

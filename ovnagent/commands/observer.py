@@ -10,21 +10,24 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ovnagent.config.file import Config
-from ovnagent.core.addresses import Books, Foreign
+from ovnagent.core.books import Books
+from ovnagent.core.deletion import NO_BRAKE, Brake
 from ovnagent.core.placement import Binding, locate
 from ovnagent.core.plan import Case, Result, World, plan
-from ovnagent.core.shared import NO_VM
+from ovnagent.core.virtual_ports import virtual_ports
 from ovnagent.core.vm import VmKey
-from ovnagent.difference import changes, infrastructure, world_of
+from ovnagent.difference import brake_of, changes, infrastructure, virtual_changes, world_of
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn import json_parser
 from ovnagent.ovn.changes import Change, CreatePort
 from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
+from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
+from ovnagent.supervision import Supervisor
 
 STALE_SECONDS = 30.0
 """A view of Kubernetes that is older than this is not shown any more."""
@@ -42,12 +45,15 @@ class View:
     """All VMs at one moment: what is, and what should be."""
 
     world: World
+    books: Books
     cases: Mapping[VmKey, Case]
     results: Mapping[VmKey, Result]
     bindings: Mapping[str, Binding]
     """Port name -> where SB binds it."""
     infrastructure: Sequence[Change] = ()
     """What would have to be done besides the ports of VMs."""
+    brake: Brake = NO_BRAKE
+    """What an agent does not delete by itself."""
 
     def changes(self, key: VmKey) -> list[Change]:
         """What would have to be done for a VM."""
@@ -63,7 +69,7 @@ class Observer:
         self._news = threading.Event()
         networks = config.networks.all
         try:
-            self._kube = Kubernetes(config.kubernetes, self._changed, self._changed, lambda *_: None)
+            self._kube = Kubernetes(config.kubernetes, self._changed, self._changed, Supervisor(), tell=False)
         except Exception as error:
             raise CannotLookError(
                 f"Kubernetes: {error}; set kubernetes.kubeconfig in the configuration, or KUBECONFIG"
@@ -78,7 +84,7 @@ class Observer:
         )
         self._southbound = Southbound(config.southbound, self._changed, self._changed, config.tls)
 
-    def _changed(self, _: object = None) -> None:
+    def _changed(self, *_: object) -> None:
         self._news.set()
 
     def __enter__(self) -> Observer:
@@ -122,8 +128,8 @@ class Observer:
         fresh = self._kube.synced and max(self._kube.stale.values(), default=0.0) < STALE_SECONDS
         sources = [
             ("Kubernetes", fresh),
-            (f"Northbound ({self._config.northbound})", self._northbound.synced),
-            (f"Southbound ({self._config.southbound})", self._southbound.watch_all() and self._southbound.connected),
+            (f"Northbound ({self._config.northbound})", self._northbound.snapshot.complete),
+            (f"Southbound ({self._config.southbound})", self._southbound.watch_all() and self._southbound.snapshot.complete),
         ]
         return [name for name, complete in sources if not complete]
 
@@ -131,9 +137,9 @@ class Observer:
         """What is and what should be, now. Raises CannotLookError where a connection is lost and does not come back."""
         while True:
             self._wait()
-            generation = self._northbound.generation
+            generation = self._northbound.snapshot.generation
             view = self._look()
-            if not self._incomplete() and generation == self._northbound.generation:
+            if not self._incomplete() and generation == self._northbound.snapshot.generation:
                 return view
 
     def look_closely(self) -> View:
@@ -157,27 +163,27 @@ class Observer:
         self._news.clear()
 
     def _look(self) -> View:
-        networks = self._config.networks.all
-        books = Books(network.logical_switch for network in networks)
-        world = world_of(self._config, books, self._kube, self._northbound, self._southbound)
-        # Copies: they are walked through while the connections' threads write the originals.
-        foreign = {switch: Foreign(dict(used.ips), dict(used.macs)) for switch, used in world.foreign.items()}
-        world = replace(world, holders=dict(world.holders), foreign=foreign)
-        bindings = dict(self._southbound.bindings)
-        cases = [self._case(key, bindings) for key in sorted(self._kube.keys() | self._northbound.vm_keys() | {NO_VM})]
-        results = plan(cases, world)
+        networks = self._config.networks
+        nb, sb = self._northbound.snapshot, self._southbound.snapshot
+        brake = brake_of(self._kube, nb, networks, self._config.cluster)
+        world = world_of(self._config, self._kube, nb, sb)  # what an agent would hold back is shown as well
+        cases = [self._case(key, nb, sb) for key in sorted({*self._kube.keys(), *nb.by_vm})]
+        planned = plan(cases, Books(), world)
+        virtual = virtual_changes(virtual_ports(self._config.cluster, planned.books, {*nb.ports, *nb.names}), nb.virtual)
         return View(
             world,
+            planned.books,
             {case.facts.key: case for case in cases},
-            {each.key: each for each in results},
-            bindings,
-            infrastructure(networks, self._northbound, results),
+            {each.key: each for each in planned.results},
+            sb.bindings,
+            [*infrastructure(networks.all, nb, planned.results), *(change for _, change in virtual)],
+            brake,
         )
 
-    def _case(self, key: VmKey, bindings: Mapping[str, Binding]) -> Case:
+    def _case(self, key: VmKey, nb: NorthboundSnapshot, sb: SouthboundSnapshot) -> Case:
         facts = self._kube.facts(key)
         # No time has passed: what the agent waits for is no fault.
-        return Case(facts, locate(facts), 0.0, self._northbound.ports_of(key), bindings)
+        return Case(facts, locate(facts), 0.0, nb.by_vm.get(key, ()), sb.bindings)
 
 
 class _Troubles(logging.Handler):

@@ -13,7 +13,6 @@ import yaml
 from ovnagent.commands.observer import View
 from ovnagent.core.networks import Network, Subnet
 from ovnagent.core.ports import INTERFACE, NETWORK, Port
-from ovnagent.core.shared import NO_VM
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.changes import CreatePort, DeletePort, UpdatePort
 
@@ -82,7 +81,7 @@ def port_lines(view: View, namespace: str = "", vm: str = "") -> list[PortLine]:
     return [
         line
         for key in view.results
-        if key != NO_VM and namespace in ("", key.namespace) and vm in ("", key.name)
+        if namespace in ("", key.namespace) and vm in ("", key.name)
         for line in _port_lines(view, key)
     ]
 
@@ -140,7 +139,7 @@ def pool_lines(view: View) -> list[PoolLine]:
 
 
 def _pool_line(view: View, network: Network, subnet: Subnet) -> PoolLine:
-    book, foreign = view.world.books[network.logical_switch], view.world.foreign.get(network.logical_switch)
+    book, foreign = view.books[network.logical_switch], view.world.foreign.get(network.logical_switch)
     own = sorted(
         (ip, holder)
         for ip, holder in book.ips.items()

@@ -6,7 +6,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from ovnagent.config.form import DhcpModel, FileModel, NetworkModel, OvnModel, RouteModel, SubnetModel
-from ovnagent.core.networks import AddressRange, Dhcp, IPAddress, IPNetwork, Network, Networks, Subnet
-from ovnagent.core.requests import parse_mac
+from ovnagent.config.form import DhcpModel, FileModel, NamespacesModel, NetworkModel, OvnModel, RouteModel, SubnetModel
+from ovnagent.core import dhcp_options, limits, values
+from ovnagent.core.networks import AddressRange, Dhcp, IPAddress, IPNetwork, Namespaces, Network, Networks, Subnet
 from ovnagent.kube.client import KubeConfig
 from ovnagent.ovn.connection import Tls
 
@@ -68,7 +68,7 @@ def parse(text: str) -> Config:
     Raises ConfigError with every error there is."""
     try:
         raw = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML's constructors raise whatever int(), date() and the like do; deep YAML recurses
         raise ConfigError([f"no valid YAML: {' '.join(str(error).split())}"]) from None
     if not isinstance(raw, dict):
         raise ConfigError(["the file is empty or no mapping; docs/configuration.md has an example"])
@@ -86,6 +86,8 @@ class _UniqueKeys(yaml.SafeLoader):
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a list or mapping is no key", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
@@ -187,8 +189,15 @@ class _Checker:
             if sum(1 for subnet in subnets if subnet.version == version) > 1:
                 self.errors.append(f"{path}.subnets: more than one IPv{version} subnet; a network has one per family")
         for index, nad in enumerate(model.nads):
-            if not re.fullmatch(r"[^/\s]+/[^/\s]+", nad):
+            try:
+                values.parse_namespaced(nad)
+            except ValueError:
                 self.errors.append(f"{path}.nads[{index}]: {nad!r} is not of the form <namespace>/<name>")
+        for key, title in (("name", model.name), ("logicalSwitch", model.logical_switch), ("router", model.router)):
+            self._title(f"{path}.{key}", title)
+        dhcp = self._dhcp(f"{path}.dhcp", model.dhcp, subnets) if model.dhcp is not None else None
+        if dhcp is not None and dhcp.server_id is not None:
+            subnets = [replace(each, dhcp_server=dhcp.server_id) if dhcp.server_id in each else each for each in subnets]
         return Network(
             name=model.name,
             logical_switch=model.logical_switch or model.name,
@@ -197,10 +206,25 @@ class _Checker:
             nads=tuple(model.nads),
             port_security=model.port_security,
             mtu=model.mtu,
-            dhcp=self._dhcp(f"{path}.dhcp", model.dhcp, subnets) if model.dhcp is not None else None,
+            dhcp=dhcp,
             dns_domain=model.dns_domain,
             router=self._router(path, model, subnets),
+            namespaces=self._namespaces(f"{path}.namespaces", model.namespaces),
+            port_security_off=self._namespaces(f"{path}.allowPortSecurityOff", model.allow_port_security_off),
+            shared_addresses=model.shared_addresses,
+            reserved_macs=tuple(
+                mac
+                for index, text in enumerate(model.reserved_macs)
+                if (mac := self._parsed(f"{path}.reservedMacs[{index}]", text, values.parse_mac, "0a:58:00:00:00:01"))
+            ),
         )
+
+    def _namespaces(self, path: str, model: NamespacesModel | None) -> Namespaces:
+        if model is None:
+            return Namespaces()
+        for index, name in enumerate(model.names):
+            self._parsed(f"{path}.names[{index}]", name, values.parse_label, "tenant-a")
+        return Namespaces(False, frozenset(model.names), tuple(sorted(model.match_labels.items())))
 
     def _dhcp(self, path: str, model: DhcpModel, subnets: list[Subnet]) -> Dhcp:
         server_id = self._parsed(f"{path}.serverId", model.server_id, ipaddress.IPv4Address, "10.16.0.1")
@@ -208,22 +232,42 @@ class _Checker:
             self.errors.append(f"{path}.serverId: is missing, and the IPv4 subnet has no gateway to take its place")
         return Dhcp(
             lease_seconds=model.lease_seconds,
-            dns_servers=self._addresses(f"{path}.dnsServers", model.dns_servers, ipaddress.ip_address),
-            domain=model.domain,
-            search=tuple(model.search),
+            dns_servers=self._addresses(f"{path}.dnsServers", model.dns_servers, _ip),
+            domain=self._parsed(f"{path}.domain", model.domain or None, values.parse_domain, "vm.example") or "",
+            search=self._search(f"{path}.search", model.search),
             ntp_servers=self._addresses(f"{path}.ntpServers", model.ntp_servers, ipaddress.IPv4Address),
-            routes=tuple(
-                route
-                for index, each in enumerate(model.routes)
-                if (route := self._route(f"{path}.routes[{index}]", each)) is not None
-            ),
+            routes=self._routes(f"{path}.routes", model.routes),
             server_id=server_id,
-            server_mac=self._parsed(f"{path}.serverMac", model.server_mac, parse_mac, "0a:58:00:00:00:01") or "",
+            server_mac=self._parsed(f"{path}.serverMac", model.server_mac, values.parse_mac, "0a:58:00:00:00:01") or "",
         )
 
     def _addresses(self, path: str, texts: list[str], parse_text: Callable[[str], IPAddress]) -> tuple[IPAddress, ...]:
         found = [self._parsed(f"{path}[{index}]", text, parse_text, "10.16.0.2") for index, text in enumerate(texts)]
+        self._few(path, len(found), limits.DHCP_ADDRESSES, "addresses")
         return tuple(address for address in found if address is not None)
+
+    def _search(self, path: str, names: list[str]) -> tuple[str, ...]:
+        if names:
+            self._parsed(path, ",".join(names), dhcp_options.domains, "[vm.example]")
+        return tuple(names)
+
+    def _routes(self, path: str, models: list[RouteModel]) -> tuple[tuple[IPNetwork, IPAddress], ...]:
+        found = [self._route(f"{path}[{index}]", each) for index, each in enumerate(models)]
+        self._few(path, len(found), limits.DHCP_ROUTES - 1, "routes besides the default one")
+        return tuple(route for route in found if route is not None)
+
+    def _few(self, path: str, count: int, limit: int, what: str) -> None:
+        try:
+            values.check_count(count, limit, what)
+        except ValueError as error:
+            self.errors.append(f"{path}: {error}")
+
+    def _title(self, path: str, title: str | None) -> None:
+        try:
+            if title is not None and values.parse_title(title) != title:
+                self.errors.append(f"{path}: {title!r} has blanks at its ends")
+        except ValueError as error:
+            self.errors.append(f"{path}: {error}")
 
     def _route(self, path: str, model: RouteModel) -> tuple[IPNetwork, IPAddress] | None:
         to = self._parsed(f"{path}.to", model.to, ipaddress.IPv4Network, "10.0.0.0/8")
@@ -238,13 +282,13 @@ class _Checker:
         return model.router or ""
 
     def _subnet(self, path: str, model: SubnetModel) -> Subnet | None:
-        cidr: IPNetwork | None = self._parsed(f"{path}.cidr", model.cidr, ipaddress.ip_network, "10.16.0.0/16")
+        cidr: IPNetwork | None = self._parsed(f"{path}.cidr", model.cidr, _cidr, "10.16.0.0/16")
         if cidr is None:
             return None
         if cidr.num_addresses < 4:
             self.errors.append(f"{path}.cidr: {cidr} is too small; it must have room for a gateway and a VM")
             return None
-        gateway: IPAddress | None = self._parsed(f"{path}.gateway", model.gateway, ipaddress.ip_address, str(cidr[1]))
+        gateway: IPAddress | None = self._parsed(f"{path}.gateway", model.gateway, _ip, str(cidr[1]))
         if gateway is not None and gateway not in cidr:
             self.errors.append(f"{path}.gateway: {gateway} lies outside {cidr}; give an address of the subnet")
         reserved = [
@@ -256,10 +300,10 @@ class _Checker:
 
     def _range(self, path: str, text: str, cidr: IPNetwork) -> AddressRange | None:
         first_text, dots, last_text = text.partition("..")
-        first: IPAddress | None = self._parsed(path, first_text.strip(), ipaddress.ip_address, f"{cidr[1]}..{cidr[2]}")
+        first: IPAddress | None = self._parsed(path, first_text.strip(), _ip, f"{cidr[1]}..{cidr[2]}")
         if first is None:
             return None
-        last = self._parsed(path, last_text.strip(), ipaddress.ip_address, f"{cidr[1]}..{cidr[2]}") if dots else first
+        last = self._parsed(path, last_text.strip(), _ip, f"{cidr[1]}..{cidr[2]}") if dots else first
         if last is None:
             return None
         if first not in cidr or last not in cidr:
@@ -280,12 +324,12 @@ class _Checker:
             return None
 
     def _unique(self, model: FileModel) -> None:
-        for what, values in (
+        for what, named in (
             ("name", [(f"networks[{i}].name", network.name) for i, network in enumerate(model.networks)]),
             ("nad", [(f"networks[{i}].nads", nad) for i, network in enumerate(model.networks) for nad in network.nads]),
         ):
             seen: dict[str, str] = {}
-            for path, value in values:
+            for path, value in named:
                 if value in seen:
                     self.errors.append(f"{path}: {value} stands at {seen[value]} already; a {what} belongs to one network")
                 seen.setdefault(value, path)
@@ -304,6 +348,17 @@ class _Checker:
                             f"networks[{index}].subnets: {a.cidr} overlaps {b.cidr} of networks[{other_index}] "
                             f"on logical switch {one.logical_switch}"
                         )
+
+
+def _ip(text: str) -> IPAddress:
+    ipaddress.ip_address(text)  # says better what is wrong with it
+    return values.parse_ip(text)
+
+
+def _cidr(text: str) -> IPNetwork:
+    cidr = ipaddress.ip_network(text)
+    values.parse_ip(text.partition("/")[0])
+    return cidr
 
 
 def _pairs(one: Network, other: Network) -> Iterator[tuple[Subnet, Subnet]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 DOMAIN = r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*)?$"
@@ -45,6 +45,22 @@ class DhcpModel(_Model):
     server_mac: Annotated[str | None, Field(description="The server's MAC. Default: derived from the switch's name.")] = None
 
 
+class NamespacesModel(_Model):
+    """Whom a rule admits. A list stands for its names."""
+
+    names: Annotated[list[str], Field(description="Namespaces by name.")] = []
+    match_labels: Annotated[dict[str, str], Field(description="Namespaces that carry all of these labels.")] = {}
+
+
+def _admitted(value: object) -> object:
+    """A list of names, or true (everyone) and false (nobody), as the mapping that it stands for."""
+    if isinstance(value, list):
+        return {"names": value}
+    if isinstance(value, bool):
+        return None if value else {"names": []}
+    return value
+
+
 class NetworkModel(_Model):
     """A network: one logical switch, and who attaches to it."""
 
@@ -76,6 +92,23 @@ class NetworkModel(_Model):
         str | None,
         Field(min_length=1, description="OVN logical router that has the gateways' addresses; created if it is missing."),
     ] = None
+    namespaces: Annotated[
+        NamespacesModel | None,
+        BeforeValidator(_admitted),
+        Field(description="Namespaces whose VMs may attach: a list of names, or names and matchLabels. Default: all."),
+    ] = None
+    allow_port_security_off: Annotated[
+        NamespacesModel | None,
+        BeforeValidator(_admitted),
+        Field(description="Namespaces whose VMs may switch port security off: as above, true (all) or false (none)."),
+    ] = None
+    shared_addresses: Annotated[
+        Literal["namespace", "network"],
+        Field(description="Whose VMs may share an allowed address pair: those of one namespace, or all on the network."),
+    ] = "namespace"
+    reserved_macs: Annotated[
+        list[str], Field(description="MACs that no VM gets, such as that of a gateway behind a localnet port.")
+    ] = []
 
 
 class TlsModel(_Model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from ovnagent.config.file import Config, ConfigError, load
 from ovnagent.core import ports
 from ovnagent.core.ports import PresentPort
+from ovnagent.supervision import Loop, Supervisor
 
 LOG = logging.getLogger(__name__)
 
@@ -48,21 +48,22 @@ class Reloader:
         rows: Callable[[], Iterable[PresentPort]],
         apply: Callable[[Config], None],
         result: Callable[[bool], None],
+        supervisor: Supervisor,
     ) -> None:
         self._path, self._config, self._rows, self._apply, self._result = path, config, rows, apply, result
         self._errors: list[str] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+        self._loop = supervisor.loop("reload", self._step)
         result(True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
-        self._stopping.set()
+        self._loop.stop()
 
-    def _run(self) -> None:
-        while not self._stopping.wait(LOOK_SECONDS):
+    def _step(self, loop: Loop) -> None:
+        loop.pause(LOOK_SECONDS)
+        if not loop.stopping.is_set():
             self.look()
 
     def look(self) -> None:
@@ -73,12 +74,14 @@ class Reloader:
             errors = obstacles(self._config, config, list(self._rows()))
         except ConfigError as error:
             errors = error.errors
+        except Exception as error:  # whatever a text may do to those who read it: it is refused, and the thread goes on
+            errors = [f"the file cannot be read: {error!r}"]
         for sentence in errors:
             if sentence not in self._errors:
                 LOG.error("configuration refused, the old one stays in force", extra={"reason": sentence})
         self._errors = errors
         self._result(not errors)
         if not errors and config != self._config:
-            self._config = config
             self._apply(config)
+            self._config = config
             LOG.info("configuration changed", extra={"networks": ", ".join(config.networks.names())})

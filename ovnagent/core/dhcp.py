@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ovnagent.core.dhcp_options import Options
 from ovnagent.core.networks import IPAddress, Network, Subnet
 
-Options = tuple[tuple[str, str], ...]
-"""(OVN's name of an option, its value as OVN writes it), sorted."""
+DEFAULT_LEASE_SECONDS = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,14 @@ class DhcpOptions:
 def dhcpv4(network: Network, subnet: Subnet, asked: Options) -> DhcpOptions | str | None:
     """The DHCPv4 options of a port, None where OVN is not to answer, or a sentence that says what is missing.
 
-    `asked` are the VM's own (annotation `dhcp-v4-options`); they go before the network's. An empty value takes one away."""
+    `asked` are the VM's own (annotation `dhcp-v4-options`); they go before the network's. An empty value takes one away,
+    but for those without which OVN gives no answer: they are the network's again."""
     dhcp = network.dhcp
     if dhcp is None and not asked:
         return None
-    options: dict[str, str] = {"server_mac": server_mac(network), "lease_time": "3600"}
+    lease_seconds = dhcp.lease_seconds if dhcp is not None else DEFAULT_LEASE_SECONDS
+    needed = {"server_mac": server_mac(network), "lease_time": str(lease_seconds)}
+    options: dict[str, str] = {}
     if subnet.gateway is not None:
         options |= {"server_id": str(subnet.gateway), "router": str(subnet.gateway)}
     if network.mtu is not None:
@@ -39,7 +42,6 @@ def dhcpv4(network: Network, subnet: Subnet, asked: Options) -> DhcpOptions | st
     if dhcp is not None:
         options |= _present(
             server_id=str(dhcp.server_id or ""),
-            lease_time=str(dhcp.lease_seconds),
             dns_server=_list(dhcp.dns_servers, 4),
             domain_name=_quoted(dhcp.domain),
             domain_search_list=_quoted(",".join(dhcp.search)),
@@ -50,7 +52,7 @@ def dhcpv4(network: Network, subnet: Subnet, asked: Options) -> DhcpOptions | st
             # A client that is told classless routes takes no notice of the router option (RFC 3442).
             routes += [("0.0.0.0/0", str(subnet.gateway))] if subnet.gateway is not None else []
             options["classless_static_route"] = "{" + ", ".join(f"{to},{via}" for to, via in routes) + "}"
-    options = _present(**(options | dict(asked)))
+    options = needed | _present(**(options | dict(asked)))
     if "server_id" not in options:
         return f"DHCPv4 on network {network.name} needs a server_id, for its subnet {subnet.cidr} has no gateway"
     return DhcpOptions(str(subnet.cidr), tuple(sorted(options.items())))
@@ -61,12 +63,11 @@ def dhcpv6(network: Network, subnet: Subnet, asked: Options) -> DhcpOptions | No
     dhcp = network.dhcp
     if dhcp is None and not asked:
         return None
-    options = {"server_id": server_mac(network)}
+    needed, options = {"server_id": server_mac(network)}, {}
     if dhcp is not None:
-        options |= _present(
-            dns_server=_list(dhcp.dns_servers, 6), domain_search=_quoted(",".join(dhcp.search) or dhcp.domain)
-        )
-    return DhcpOptions(str(subnet.cidr), tuple(sorted(_present(**(options | dict(asked))).items())))
+        options = {"dns_server": _list(dhcp.dns_servers, 6), "domain_search": _quoted(",".join(dhcp.search) or dhcp.domain)}
+    options = needed | _present(**(options | dict(asked)))
+    return DhcpOptions(str(subnet.cidr), tuple(sorted(options.items())))
 
 
 def server_mac(network: Network) -> str:
@@ -80,31 +81,6 @@ def derived_mac(seed: str) -> str:
     """A locally administered unicast MAC that follows from a text."""
     digest = hashlib.sha256(seed.encode()).digest()
     return ":".join(f"{octet:02x}" for octet in ((digest[0] & 0xFC) | 0x02, *digest[1:6]))
-
-
-def parse_options(text: str) -> Options:
-    """`lease_time=3600,dns_server={8.8.8.8, 9.9.9.9}`: commas within braces or quotes belong to the value.
-
-    Raises ValueError with a sentence."""
-    parts, depth, quoted = [""], 0, False
-    for letter in text:
-        quoted ^= letter == '"'
-        depth += (letter == "{") - (letter == "}") if not quoted else 0
-        if letter == "," and not depth and not quoted:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    if depth or quoted:
-        raise ValueError(f"{text!r} has a brace or a quote that is not closed")
-    found: dict[str, str] = {}
-    for part in filter(str.strip, parts):
-        key, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or not key.replace("_", "").isalnum():
-            raise ValueError(f"{part.strip()!r} is no option; write <name>=<value>, with commas between")
-        if key in found:
-            raise ValueError(f"the option {key} stands twice")
-        found[key] = value
-    return tuple(sorted(found.items()))
 
 
 def _present(**options: str) -> dict[str, str]:

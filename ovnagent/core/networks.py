@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -31,6 +31,8 @@ class Subnet:
     cidr: IPNetwork
     gateway: IPAddress | None = None
     reserved: tuple[AddressRange, ...] = ()
+    dhcp_server: IPAddress | None = None
+    """The address in which OVN's DHCP answers, where that is not the gateway's."""
 
     @property
     def version(self) -> int:
@@ -53,7 +55,7 @@ class Subnet:
     @property
     def size(self) -> int:
         """How many addresses ports may have. Reserved ranges may overlap each other; none is counted twice."""
-        taken = {int(self.gateway)} if self.gateway is not None else set()
+        taken = {int(ip) for ip in (self.gateway, self.dhcp_server) if ip is not None}
         spans = sorted((max(int(span.first), self.first), min(int(span.last), self.last)) for span in self.reserved)
         count, reached = self.last - self.first + 1, self.first - 1
         for first, last in spans:
@@ -70,6 +72,8 @@ class Subnet:
             return f"lies outside {self.cidr}; choose an address of that subnet"
         if ip == self.gateway:
             return f"is the gateway of {self.cidr}; choose another address"
+        if ip == self.dhcp_server:
+            return f"is the DHCP server of {self.cidr}; choose another address"
         if self.version == 4 and ip == self.cidr.broadcast_address:
             return f"is the broadcast address of {self.cidr}; choose another address"
         if ip == self.cidr.network_address:
@@ -98,6 +102,20 @@ class Dhcp:
 
 
 @dataclass(frozen=True, slots=True)
+class Namespaces:
+    """The namespaces that a rule of a network admits: all, or those of these names and those that carry these labels."""
+
+    everyone: bool = True
+    names: frozenset[str] = frozenset()
+    labels: tuple[tuple[str, str], ...] = ()
+    """All of them; none: labels admit nobody."""
+
+    def admit(self, namespace: str, labels: Iterable[tuple[str, str]]) -> bool:
+        """`labels`: the namespace's own, which who may only work in it cannot change."""
+        return self.everyone or namespace in self.names or (bool(self.labels) and set(self.labels) <= set(labels))
+
+
+@dataclass(frozen=True, slots=True)
 class Network:
     """A network of the configuration: a logical switch and who attaches to it."""
 
@@ -117,6 +135,19 @@ class Network:
     """OVN answers DNS queries for `<vm>.<namespace>.<domain>`; empty: it does not."""
     router: str = ""
     """The logical router that has the gateways' addresses; empty: whoever has them is not the agent's concern."""
+    namespaces: Namespaces = Namespaces()
+    """Whose VMs may attach."""
+    port_security_off: Namespaces = Namespaces()
+    """Whose VMs may switch port security off."""
+    shared_addresses: Literal["namespace", "network"] = "namespace"
+    """Who may share an allowed address pair: VMs of one namespace only, or of all that may attach."""
+    reserved_macs: tuple[str, ...] = ()
+    """MACs that no VM may have: a physical gateway's, say."""
+
+    def has_all(self, ips: Iterable[str]) -> bool:
+        """All of these addresses lie in its subnets (and there is one)."""
+        found = [ipaddress.ip_address(ip) for ip in ips]
+        return bool(found) and all(any(ip in subnet for subnet in self.subnets) for ip in found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,3 +92,12 @@ def owner(facts: Facts) -> Owner | None:
         hostname=spec.hostname or vm.hostname,
         records=(vm.record, vmi.record),
     )
+
+
+def guest_unaccounted(facts: Facts) -> bool:
+    """The VMI says that its guest runs on a node, and no launcher of it is known there, neither living nor ended. KubeVirt
+    ends the VMI before its launcher goes: a list of pods was not complete, or the pod was deleted by force a moment ago."""
+    vmi = facts.vmi
+    if vmi is None or vmi.final or not vmi.node:
+        return False
+    return not any(pod.vmi_uid == vmi.uid and pod.node == vmi.node for pod in facts.launchers)

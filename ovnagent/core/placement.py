@@ -14,7 +14,8 @@ interfaces of a VM. `place` makes of that the two options of one port, with what
         A has let go in SB, or the grace period is over              B                   absent
         before that                                                  unchanged           rarp
     migration failed or cancelled, its target gone                   A at once           absent
-    facts that contradict each other (watches are not ordered)       unchanged           unchanged
+    facts that contradict each other (watches are not ordered, or
+    a list was not complete)                                         unchanged           unchanged
 
 Why so: `rarp` keeps the target's interface shut until QEMU announces the guest there, so the target can stand in the
 list from the moment its pod is bound, long before it is plugged, and traffic moves with the guest whatever the agent's
@@ -29,6 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from ovnagent.core.owner import guest_unaccounted
 from ovnagent.core.ports import MIGRATION, Port
 from ovnagent.core.vm import Facts, Instance, Launcher, Migration
 
@@ -123,7 +125,7 @@ def locate(facts: Facts) -> Whereabouts:
         return _without_vmi(facts)
     pods = [pod for pod in facts.launchers if pod.vmi_uid == vmi.uid and pod.alive and pod.node]
     if not pods:
-        return Whereabouts(Situation.STOPPED)
+        return Whereabouts(Situation.UNCLEAR if guest_unaccounted(facts) else Situation.STOPPED)
     if not vmi.node:
         nodes = {pod.node for pod in pods}
         return Whereabouts(Situation.PLACED, nodes.pop()) if len(nodes) == 1 else Whereabouts(Situation.UNCLEAR)
@@ -132,11 +134,12 @@ def locate(facts: Facts) -> Whereabouts:
     here = [pod for pod in pods if pod.node == vmi.node]
     elsewhere = sorted((pod for pod in pods if pod.node != vmi.node), key=lambda pod: (pod.created, pod.name), reverse=True)
     for pod in elsewhere:  # the newest first: there is one open migration of a VMI at a time
-        if _in_progress(migrations.get(pod.migration_uid), vmi):
+        migration = migrations.get(pod.migration_uid)
+        if _in_progress(migration, vmi) or (migration is None and _told_of(vmi, pod.migration_uid)):
             switched = _domain_ready(vmi, pod.migration_uid)
             situation = Situation.SWITCHED if switched else Situation.MIGRATING
             return Whereabouts(situation, vmi.node, pod.node, pod.migration_uid)
-        if _succeeded(migrations.get(pod.migration_uid)) and all(_newer(pod, other, vmi) for other in here):
+        if _succeeded(migration) and all(_newer(pod, other, vmi) for other in here):
             # The end of this migration came before the VMI's new nodeName: the watches are not ordered.
             return Whereabouts(Situation.SWITCHED, vmi.node, pod.node, pod.migration_uid)
     if not here:
@@ -249,6 +252,13 @@ def _in_progress(migration: Migration | None, vmi: Instance) -> bool:
     if migration is None or not migration.open:
         return False
     return not (vmi.migration and vmi.migration.uid == migration.uid and vmi.migration.failed)
+
+
+def _told_of(vmi: Instance, migration_uid: str) -> bool:
+    """The VMI tells of this migration, which has not failed; its object is missing. While its target lives, a list that
+    was not complete is the likelier reason: KubeVirt ends the one before it deletes the other."""
+    state = vmi.migration
+    return state is not None and state.uid == migration_uid != "" and not state.failed
 
 
 def _domain_ready(vmi: Instance, migration_uid: str) -> bool:

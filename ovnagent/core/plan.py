@@ -1,46 +1,60 @@
 """The one idea as code: facts of some VMs in, the rows they should have out.
 
-`plan` is computed from nothing each time anything about a VM changes. What it remembers is in the books (who holds which
-address), and those follow from rows and records.
+`plan` is computed from nothing each time anything about a VM changes, and it is pure: it takes frozen values and returns
+rows *and* new books; nothing that another thread changes is read in it, and nothing of its caller's is changed. So a plan
+that could not be committed is dropped and never was, and a VM whose plan raises is left out: its rows stay as they are, and
+the rest is planned.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from ovnagent.core import ports, problems
-from ovnagent.core.addresses import Books, Claim, Foreign, Grant, Holder
-from ovnagent.core.networks import Network, Networks
+from immutables import Map
+
+from ovnagent.core import deletion, identity, problems
+from ovnagent.core.addresses import Claim, Foreign, Grant, Holder, Standing
+from ovnagent.core.attachments import Attachment, Labels, Rules, attachments
+from ovnagent.core.books import Books
+from ovnagent.core.claims import claims, pod_macs
+from ovnagent.core.deletion import NO_BRAKE, Brake
+from ovnagent.core.networks import Networks
 from ovnagent.core.owner import Owner, owner
-from ovnagent.core.placement import SILENT_BINDINGS, Binding, ChassisTable, Placement, Situation, Whereabouts, place
+from ovnagent.core.placement import Binding, ChassisTable, Placement, Whereabouts, place
 from ovnagent.core.ports import Port, PresentPort
 from ovnagent.core.problems import Problem
-from ovnagent.core.records import Lease, Record, parse, render
-from ovnagent.core.requests import Request, read
-from ovnagent.core.settle import settle
-from ovnagent.core.shared import NO_VM, virtual_ports
-from ovnagent.core.vm import Facts, Interface, Launcher, VmKey, pod_interface
-from ovnagent.core.wanted import Attachment, dhcp_trouble, placed, wanted_port
+from ovnagent.core.records import Lease, Record, render
+from ovnagent.core.settle import Settlement, settle
+from ovnagent.core.virtual_ports import standing_shares
+from ovnagent.core.vm import Facts, VmKey
+from ovnagent.core.wanted import dhcp_trouble, placed, wanted_port
+
+FAILED_SECONDS = 120.0
+"""When a VM whose plan has failed is looked at again without any news of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything that a plan needs besides the VM's own facts."""
+    """Everything that a plan needs besides the VMs' own facts and the books. Its mappings never change."""
 
     cluster: str
     networks: Networks
-    books: Books
     chassis: ChassisTable
-    foreign: Mapping[str, Foreign] = field(default_factory=dict)
+    foreign: Mapping[str, Foreign] = Map()
     """Logical switch -> what others use there."""
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = Map()
     """Port name -> phrase naming the owner, of ports that are not the agent's."""
-    holders: Mapping[str, PresentPort] = field(default_factory=dict)
-    """Port name -> row, of the agent's own ports."""
-    nads: Mapping[str, str] = field(default_factory=dict)
+    holders: Mapping[str, PresentPort] = Map()
+    """Port name -> row, of the agent's own ports of VMs."""
+    virtual: Mapping[str, PresentPort] = Map()
+    """Port name -> row, of the agent's ports that belong to no VM."""
+    nads: Mapping[str, str] = Map()
     """`namespace/name` of a NAD -> the network that the NAD itself names."""
+    namespaces: Mapping[str, Labels] = Map()
+    """Namespace -> its labels."""
+    brake: Brake = NO_BRAKE
+    """What must not be deleted now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +66,9 @@ class Case:
     elapsed: float
     """Seconds for which `where` has been what it is."""
     present: tuple[PresentPort, ...] = ()
-    bindings: Mapping[str, Binding] = field(default_factory=dict)
+    bindings: Mapping[str, Binding] = Map()
+    unsure: str = ""
+    """Why the facts may lack something that is there but cannot be read: the rows stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,287 +84,250 @@ class Result:
     """The text that the owner's record annotation should have; empty where it should have none."""
     look_again: float | None = None
     freed: tuple[str, ...] = ()
-    """Addresses, MACs and networks of which something became free: see Problem.waits_for."""
+    """Addresses, MACs, networks and port names of which something became free: see Problem.waits_for."""
+    failure: str = ""
+    """The agent's own error, on this VM's plan; its rows stay as they are."""
 
 
-def plan(cases: Sequence[Case], world: World) -> list[Result]:
-    """The wanted rows of these VMs. Grants and releases are entered into the world's books."""
-    drafts = [_Draft(case, world) for case in cases]
-    for draft in drafts:
-        draft.release()
-    grants = settle([claim for draft in drafts for claim in draft.claims()], world.books, world.foreign, world.holders)
-    return [_virtual(draft.case, world) if draft.case.facts.key == NO_VM else draft.result(grants) for draft in drafts]
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What should be, and the books as they are if it is committed."""
+
+    results: tuple[Result, ...]
+    books: Books
 
 
-def _virtual(case: Case, world: World) -> Result:
-    """The ports of shared addresses, which follow from what all VMs may use."""
-    world.books.shares_changed = False
-    wanted = tuple(virtual_ports(world.cluster, world.books))
-    names = {port.name for port in wanted}
-    return Result(NO_VM, None, wanted, obsolete=tuple(row for row in case.present if row.port.name not in names))
-
-
+@dataclass(frozen=True, slots=True)
 class _Draft:
-    """One VM's plan while it is made."""
+    """One VM, before anything is granted to it."""
 
-    def __init__(self, case: Case, world: World) -> None:
-        self.case = case
-        self.world = world
-        self.owner = owner(case.facts)
-        self.problems: list[Problem] = []
-        self.freed: list[str] = []
-        self.attachments = self._attachments() if self.owner else ()
-        self.retained = self._retained()
+    case: Case
+    owner: Owner | None
+    attachments: tuple[Attachment, ...] = ()
+    retained: tuple[PresentPort, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    failure: str = ""
 
-    # -- which interfaces get a port
+    @property
+    def key(self) -> VmKey:
+        return self.case.facts.key
 
-    def _attachments(self) -> tuple[Attachment, ...]:
-        assert self.owner is not None
-        found = []
-        for interface in self.owner.interfaces:
-            if interface.state == "absent":
-                continue
-            silent = interface.binding in SILENT_BINDINGS
-            request = read(replace(interface, mac="") if silent else interface, self.owner.annotations)
-            network = self._network(interface, request)
-            if network is None:
-                continue
-            name = self._name(interface, network)
-            if trouble := self._name_taken(name):
-                self.problems.append(trouble)
-                continue
-            found.append(Attachment(name, interface, network, request))
-        return tuple(found)
 
-    def _name(self, interface: Interface, network: Network) -> str:
-        """The port's name; a port that is in use keeps its own, also where a second interface on its NAD was plugged in
-        since, which gives both another name at the next start."""
-        assert self.owner is not None
-        name = ports.port_name(self.owner.key, interface, self.owner.interfaces)
-        for row in self.case.present:
-            identity = (row.port.external_id(ports.INTERFACE), row.port.external_id(ports.NETWORK))
-            if row.port.name != name and identity == (interface.name, network.name) and self._in_use(row.port):
-                return row.port.name
-        return name
+def plan(cases: Sequence[Case], books: Books, world: World) -> Plan:
+    """The wanted rows of these VMs."""
+    rules = Rules(world.networks, world.nads, world.namespaces)
+    drafts = _first_come([_guarded(case, rules, world) for case in cases], world)
+    freed: dict[VmKey, tuple[str, ...]] = {}
+    for draft in drafts:
+        books, freed[draft.key] = _released(draft, books)
+    settled = settle(
+        [claim for draft in drafts for claim in draft.claims],
+        [standing for draft in drafts for standing in _standing(draft)],
+        books,
+        world.foreign,
+        standing_shares(world.virtual.values()),
+    )
+    results = tuple(_result(draft, settled, world, freed[draft.key]) for draft in drafts)
+    return Plan(results, settled.books)
 
-    def _in_use(self, port: Port) -> bool:
-        """A launcher that lives has the interface that this port is for."""
-        assert self.owner is not None
-        pods = [pod for pod in self.case.facts.launchers if pod.alive and pod.vmi_uid == self.owner.vmi_uid]
-        return any(_uses(pod, port, self.owner.key) for pod in pods)
 
-    def _network(self, interface: Interface, request: Request) -> Network | None:
-        networks = self.world.networks
-        if request.network:
-            return self._named(request.network, request.network_key)
-        if interface.nad in networks.by_nad:
-            return networks.by_nad[interface.nad]
-        if named := self.world.nads.get(interface.nad, ""):
-            return self._named(named, f"NetworkAttachmentDefinition {interface.nad}")
-        return networks.pod if not interface.nad and interface.binding != "sriov" else None
+# ---- before anything is granted -------------------------------------------------------------------------------------
 
-    def _named(self, name: str, source: str) -> Network | None:
-        """The network that `source` names, or a problem."""
-        network = self.world.networks.named(name)
-        if network is None:
-            known = ", ".join(self.world.networks.names())
-            text = f"{source} names {name}, which is not configured; choose one of: {known}"
-            self.problems.append(Problem(problems.UNKNOWN_NETWORK, text))
-        return network
 
-    def _name_taken(self, name: str) -> Problem | None:
-        assert self.owner is not None
-        user = self.world.names.get(name)
-        row = self.world.holders.get(name)
-        if user is None and row is not None and row.port.vm != self.owner.key:
+def _guarded(case: Case, rules: Rules, world: World) -> _Draft:
+    """A VM on which anything fails is a failure of its own, whose rows stay as they are."""
+    try:
+        return _draft(case, rules, world)
+    except Exception as error:
+        return _failed(case, error)
+
+
+def _failed(case: Case, error: Exception) -> _Draft:
+    return _Draft(case, None, retained=case.present, failure=f"{type(error).__name__}: {error}"[:300])
+
+
+def _draft(case: Case, rules: Rules, world: World) -> _Draft:
+    facts, present = case.facts, case.present
+    if case.unsure:
+        return _Draft(case, None, retained=present, problems=(Problem(problems.UNREADABLE, case.unsure),))
+    machine = owner(facts)
+    if machine is None:
+        held = facts.key in world.brake.vms
+        return _Draft(case, None, retained=present if held or not facts.empty else ())
+    found, troubles = attachments(machine, facts, present, rules)
+    switches = {network.name: network.logical_switch for network in world.networks.all}
+    return _Draft(
+        case,
+        machine,
+        attachments=found,
+        retained=_retained(case, machine, found, world),
+        claims=tuple(claims(machine, facts, case.where, present, found, switches)),
+        problems=(*_complaints(facts), *troubles),
+    )
+
+
+def _retained(case: Case, machine: Owner, found: Sequence[Attachment], world: World) -> tuple[PresentPort, ...]:
+    attached = [(attachment.port, attachment.interface.name) for attachment in found]
+    kept = identity.retained(case.facts, machine, case.present, attached)
+    spared = world.brake.ports - {port for port, _ in attached}
+    return tuple(row for row in case.present if row in kept or row.port.name in spared)
+
+
+def _complaints(facts: Facts) -> list[Problem]:
+    """What of its objects could not be read."""
+    told = [text for each in (facts.vm, facts.vmi, *facts.launchers) for text in getattr(each, "complaints", ())]
+    return [Problem(problems.UNREADABLE, text) for text in dict.fromkeys(told)]
+
+
+def _first_come(drafts: Sequence[_Draft], world: World) -> list[_Draft]:
+    """Port names belong to who has them: a foreign port, another VM's row, or in this batch the one that comes first.
+    (`a.b.c` on the pod network of d, and VM `a` of b on NAD `d/c`, make one name.) The others are refused."""
+    first: dict[str, VmKey] = {}
+
+    def order(draft: _Draft) -> tuple[bool, str, VmKey]:
+        machine = draft.owner
+        return (not machine.running, machine.created, draft.key) if machine is not None else (True, "", draft.key)
+
+    for draft in sorted(drafts, key=order):
+        for attachment in draft.attachments:
+            first.setdefault(attachment.port, draft.key)
+    return [_without_taken_names(draft, first, world) if draft.attachments else draft for draft in drafts]
+
+
+def _without_taken_names(draft: _Draft, first: Mapping[str, VmKey], world: World) -> _Draft:
+    refused: dict[str, Problem] = {}
+    for attachment in draft.attachments:
+        name = attachment.port
+        user = world.names.get(name)
+        row, virtual = world.holders.get(name), world.virtual.get(name)
+        if user is None and row is not None and row.port.vm != draft.key:
             user = f"VM {row.port.vm}"
-        if user is None:
-            return None
-        return Problem(
-            problems.PORT_REFUSED,
-            f"logical switch port {name} exists already and belongs to {user}; it is left alone. "
-            "Delete it (ovn-nbctl lsp-del) or rename the VM",
-            (f"port {name}",),
-        )
-
-    def _retained(self) -> frozenset[str]:
-        """Ports that no specification asks for any more but a living launcher still uses: an unplugged interface, the
-        old switch of a changed NAD, and all ports of a guest whose VM and VMI are gone from view."""
-        wanted = {attachment.port for attachment in self.attachments}
-        present = [row.port for row in self.case.present if row.port.name not in wanted]
-        if self.owner is None:
-            return frozenset(port.name for port in present) if not self.case.facts.empty else frozenset()
-        return frozenset(port.name for port in present if self._in_use(port))
-
-    # -- addresses
-
-    def release(self) -> None:
-        """Free what ports of this VM hold that it no longer has: deleted, re-created, unplugged, moved."""
-        keep = {(attachment.network.logical_switch, self._holder(attachment.port)) for attachment in self.attachments}
-        for switch, holder in self.world.books.of(self.case.facts.key):
-            if (switch, holder) in keep or holder.port in self.retained:
-                continue
-            self.world.books.shares_changed |= holder in self.world.books[switch].shares
-            if self._continues(holder.uid) and any(holder.port == kept.port for _, kept in keep):
-                self.world.books[switch].rename(holder, self._holder(holder.port))
-                continue
-            self.freed += self.world.books[switch].release(holder)
-
-    def _holder(self, port: str) -> Holder:
-        assert self.owner is not None
-        return Holder(self.owner.key, self.owner.uid, port)
-
-    def _continues(self, uid: str) -> bool:
-        """What was held under this UID is held by this owner: the same VM, or the same running guest under a new one."""
-        if self.owner is None:
-            return True
-        if uid in self.owner.uids:
-            return True
-        return any(
-            row.port.external_id(ports.VM_UID) == uid and row.port.external_id(ports.VMI_UID) == self.owner.vmi_uid != ""
-            for row in self.case.present
-        )
-
-    def claims(self) -> Iterable[Claim]:
-        if self.owner is None:
-            return
-        records = [record for text in self.owner.records if text and (record := parse(text))]
-        rows = [(row.port, lease) for row in self.case.present if (lease := _lease_of(row.port))]
-        for attachment in self.attachments:
-            held: list[Lease] = []
-            wishes: list[Lease] = []
-            others: list[Lease] = []
-            for record in records:
-                for lease in record.leases:
-                    if lease.network != attachment.network.name:
-                        continue
-                    if record.vm == self.owner.key and _same(attachment, lease.port, lease.interface):
-                        if record.uid in self.owner.uids:
-                            held.append(lease)
-                        else:
-                            wishes.append(lease)
-                    elif record.vm != self.owner.key and lease.interface == attachment.interface.name:
-                        others.append(lease)
-            for port, lease in rows:
-                same = _same(attachment, port.name, port.external_id(ports.INTERFACE))
-                if same and lease.network == attachment.network.name:
-                    if self._continues(port.external_id(ports.VM_UID)):
-                        held.append(lease)
-                    else:
-                        wishes.append(lease)
-            yield Claim(
-                holder=self._holder(attachment.port),
-                interface=attachment.interface.name,
-                network=attachment.network,
-                request=attachment.request,
-                held=_by_request(held, attachment.request),
-                wishes=(*wishes, *others),
-                reported_mac=self._reported_mac(attachment.interface),
-                running=self.owner.running,
-                created=self.owner.created,
+        if user is None and virtual is not None:
+            user = "an address that VMs share"
+        if user is None and row is None and first[name] != draft.key:
+            user = f"VM {first[name]}"
+        if user is not None:
+            text = (
+                f"logical switch port {name} exists already and belongs to {user}; it is left alone. "
+                "Delete it (ovn-nbctl lsp-del) or rename the VM"
             )
+            refused[name] = Problem(problems.PORT_REFUSED, text, (f"port {name}",))
+    if not refused:
+        return draft
+    return replace(
+        draft,
+        attachments=tuple(each for each in draft.attachments if each.port not in refused),
+        claims=tuple(claim for claim in draft.claims if claim.holder.port not in refused),
+        problems=(*draft.problems, *refused.values()),
+    )
 
-    def _reported_mac(self, interface: Interface) -> str:
-        """The MAC that the running guest has on the wire: VMI status, else network-status of the launcher it runs in.
-        With masquerade and passt that is the pod's own, which only network-status tells."""
-        vmi = self.case.facts.vmi
-        if vmi is None or self.owner is None or not self.owner.running:
-            return ""
-        if interface.binding not in SILENT_BINDINGS:
-            for name, mac in vmi.macs:
-                if name == interface.name:
-                    return mac.lower()
-        where = self.case.where
-        node = where.target if where.situation is Situation.SWITCHED else vmi.node or where.node
-        return self._pod_macs(interface).get(node, "")
 
-    def _pod_macs(self, interface: Interface) -> dict[str, str]:
-        """Node -> MAC that the interface has in the launcher there, from network-status."""
-        assert self.owner is not None
-        inside = pod_interface(interface)
-        return {
-            pod.node: mac.lower()
-            for pod in self.case.facts.launchers
-            for name, _, mac in pod.attached
-            if pod.alive and pod.vmi_uid == self.owner.vmi_uid and pod.node and name == inside and mac
-        }
+# ---- addresses ------------------------------------------------------------------------------------------------------
 
-    # -- rows
 
-    def result(self, grants: Mapping[Holder, Grant]) -> Result:
-        rows = {row.port.name: row.port for row in self.case.present}
-        wanted, again = [], []
-        leases: list[Lease] = []
-        for attachment in self.attachments:
-            grant = grants[self._holder(attachment.port)]
-            self.problems += grant.problems
-            if grant.lease is None or self.owner is None:
-                continue
-            if trouble := dhcp_trouble(attachment):
-                self.problems.append(trouble)
-            leases.append(grant.lease)
-            placement = self._place(rows.get(attachment.port), attachment.port, attachment.interface.binding)
-            again.append(placement.look_again)
-            macs = self._pod_macs(attachment.interface).values()
-            wanted.append(
-                wanted_port(self.world.cluster, self.owner, attachment, grant, placement, rows.get(attachment.port), macs)
-            )
-        for name in sorted(self.retained):
-            placement = self._place(rows[name], name, "")
-            again.append(placement.look_again)
-            wanted.append(placed(rows[name], placement))
-        names = {port.name for port in wanted}
-        text = ""
-        if self.owner is not None and self.owner.present and leases:
-            text = render(Record(self.owner.key, self.owner.uid, tuple(leases)))
-        return Result(
-            key=self.case.facts.key,
-            owner=self.owner,
-            wanted=tuple(wanted),
-            obsolete=tuple(row for row in self.case.present if row.port.name not in names),
-            problems=tuple(dict.fromkeys(self.problems)),
-            record=text,
-            look_again=min((seconds for seconds in again if seconds is not None), default=None),
-            freed=tuple(self.freed),
-        )
+def _released(draft: _Draft, books: Books) -> tuple[Books, tuple[str, ...]]:
+    """Free what ports of this VM hold that it no longer has: deleted, re-created, unplugged, moved."""
+    if draft.failure:
+        return books, ()
+    keep = {(claim.network.logical_switch, claim.holder) for claim in draft.claims}
+    kept_ports = {holder.port for _, holder in keep}
+    retained = {row.port.name for row in draft.retained}
+    freed: list[str] = []
+    for switch, holder in books.of(draft.key):
+        if (switch, holder) in keep or (holder.port in retained and holder.port not in kept_ports):
+            continue
+        book = books[switch]
+        heir = next((each for at, each in keep if at == switch and each.port == holder.port), None)
+        if heir is not None and identity.continues(draft.owner, draft.case.present, holder.uid):
+            books = books.put(switch, book.rename(holder, heir))
+            continue
+        book, free = book.release(holder)
+        books = books.put(switch, book)
+        freed += free
+    return books, tuple(freed)
 
-    def _place(self, present: Port | None, name: str, binding_method: str) -> Placement:
-        case = self.case
-        placement = place(case.where, present, case.bindings.get(name), self.world.chassis, binding_method, case.elapsed)
+
+def _standing(draft: _Draft) -> list[Standing]:
+    """Rows that stay without a claim hold what they say."""
+    if not draft.retained:
+        return []
+    claimed = {claim.holder.port for claim in draft.claims}
+    return [
+        Standing(identity.holder_of(row, draft.key), row.port.switch, identity.lease_of(row.port))
+        for row in draft.retained
+        if row.port.name not in claimed
+    ]
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
+def _result(draft: _Draft, settled: Settlement, world: World, freed: tuple[str, ...]) -> Result:
+    if not draft.failure and draft.key in settled.failed:
+        draft = _failed(draft.case, settled.failed[draft.key])
+    if not draft.failure:
+        try:
+            return _rows(draft, settled.grants, world, freed)
+        except Exception as error:
+            draft = _failed(draft.case, error)
+    trouble = Problem(
+        problems.INTERNAL_ERROR, f"the agent could not plan this VM ({draft.failure}); its ports stay as they are"
+    )
+    rows = tuple(row.port for row in draft.case.present)
+    return Result(draft.key, None, rows, problems=(trouble,), look_again=FAILED_SECONDS, failure=draft.failure)
+
+
+def _rows(draft: _Draft, grants: Mapping[Holder, Grant], world: World, freed: tuple[str, ...]) -> Result:
+    case, machine = draft.case, draft.owner
+    rows = {row.port.name: row.port for row in case.present}
+    troubles = list(draft.problems)
+    wanted: list[Port] = []
+    leases: list[Lease] = []
+    placements: list[Placement] = []
+
+    def located(name: str, binding_method: str) -> Placement:
+        placement = place(case.where, rows.get(name), case.bindings.get(name), world.chassis, binding_method, case.elapsed)
         if placement.problem:
-            self.problems.append(Problem(problems.CHASSIS_UNKNOWN, placement.problem))
+            troubles.append(Problem(problems.CHASSIS_UNKNOWN, placement.problem))
+        placements.append(placement)
         return placement
 
-
-def _same(attachment: Attachment, port: str, interface: str) -> bool:
-    """What was recorded of this port or interface is this attachment's: either may have been renamed since."""
-    return attachment.port == port or attachment.interface.name == interface
-
-
-def _by_request(held: list[Lease], request: Request) -> tuple[Lease, ...]:
-    """Request before record before row: a row with what is asked for is younger than a record without."""
-    unique = [lease for index, lease in enumerate(held) if lease.ips not in [other.ips for other in held[:index]]]
-    return tuple(sorted(unique, key=lambda lease: not set(request.ips) <= set(lease.ips)))
-
-
-def _lease_of(port: Port) -> Lease | None:
-    """The lease that a row of the agent's stands for; None where somebody emptied or mangled its addresses."""
-    try:
-        ips = tuple(ipaddress.ip_address(ip) for ip in port.ips)
-    except ValueError:
-        return None
-    if not port.mac or not ips:
-        return None
-    return Lease(port.name, port.external_id(ports.INTERFACE), port.external_id(ports.NETWORK), ips, port.mac)
-
-
-def _uses(pod: Launcher, port: Port, key: VmKey) -> bool:
-    """The launcher still has the interface that this port is for."""
-    interface = port.external_id(ports.INTERFACE)
-    for inside, network, _ in pod.attached:
-        candidate = Interface(interface, "", nad="" if inside == "eth0" else network)
-        if inside == pod_interface(candidate):
-            name = ports.port_name(key, candidate, ())
-            if port.name in (name, f"{name}.{interface}"):
-                return True
-    return False
+    for attachment, claim in zip(draft.attachments, draft.claims, strict=True):
+        assert machine is not None
+        name = attachment.port
+        grant = grants[claim.holder]
+        troubles += grant.problems
+        if grant.lease is None:
+            # No guest loses its port because a grant failed.
+            if name in rows and identity.guest_may_run(case.facts, machine):
+                wanted.append(placed(rows[name], located(name, attachment.interface.binding)))
+            continue
+        if trouble := dhcp_trouble(attachment):
+            troubles.append(trouble)
+        leases.append(grant.lease)
+        placement = located(name, attachment.interface.binding)
+        macs = pod_macs(machine, case.facts, attachment.interface).values()
+        wanted.append(wanted_port(world.cluster, machine, attachment, grant, placement, rows.get(name), macs))
+    names = {port.name for port in wanted}
+    untouched = bool(case.unsure) or (machine is None and draft.key in world.brake.vms)
+    for row in draft.retained:
+        if row.port.name not in names:
+            wanted.append(row.port if untouched else placed(row.port, located(row.port.name, "")))
+    text = ""
+    if machine is not None and machine.present and leases:
+        text = render(Record(machine.key, machine.uid, tuple(leases)))
+    obsolete = deletion.obsolete(case.present, {port.name for port in wanted}, world.brake.ports)
+    return Result(
+        key=draft.key,
+        owner=machine,
+        wanted=tuple(wanted),
+        obsolete=obsolete,
+        problems=tuple(dict.fromkeys(troubles)),
+        record=text,
+        look_again=min(
+            (each.look_again for each in placements if each.look_again is not None),
+            default=FAILED_SECONDS if case.unsure else None,
+        ),
+        freed=(*freed, *(f"port {row.port.name}" for row in obsolete)),
+    )

@@ -4,16 +4,17 @@
                          {"interface":"default","network":"pods","ips":["10.16.0.9"],"mac":"0a:58:..."}}}
 
 A record that carries another UID was copied (clone, template) or brought back (backup restored, object re-created). It is
-a wish then, never a claim.
+a wish then, never a claim. Whoever may edit the VM may edit the record: it is read as strictly as everything else.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ovnagent.core import limits, values
 from ovnagent.core.networks import IPAddress
 from ovnagent.core.vm import VmKey
 
@@ -56,22 +57,23 @@ def parse(text: str) -> Record | None:
     """The record in an annotation, or None where it holds none that can be read: a damaged record claims nothing, and
     the agent writes it anew."""
     try:
-        raw = json.loads(text)
-        namespace, _, name = raw["vm"].partition("/")
-        return Record(VmKey(namespace, name), str(raw["uid"]), tuple(_leases(raw["ports"].items())))
+        raw = values.parse_json(text, limits.RECORD)
+        namespace, _, name = values.parse_namespaced(raw["vm"]).partition("/")
+        values.check_count(len(raw["ports"]), limits.LEASES, "ports")
+        return Record(VmKey(namespace, name), values.parse_uid(raw["uid"]), tuple(_leases(raw["ports"].items())))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _leases(items: Iterable[tuple[str, dict[str, object]]]) -> Iterable[Lease]:
+def _leases(items: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterable[Lease]:
     for port, entry in items:
-        ips = entry["ips"]
-        if not isinstance(ips, list):
-            raise ValueError(f"ips of {port} is no list")
+        ips = tuple(values.parse_ip(ip) for ip in entry["ips"])
+        if not isinstance(entry["ips"], list) or not 1 <= len(ips) == len({ip.version for ip in ips}):
+            raise ValueError(f"ips of {port} is no list of one address a family")
         yield Lease(
-            port=port,
-            interface=str(entry["interface"]),
-            network=str(entry["network"]),
-            ips=tuple(ipaddress.ip_address(ip) for ip in ips),
-            mac=str(entry["mac"]),
+            port=values.parse_line(port, limits.PORT),
+            interface=values.parse_interface(entry["interface"]),
+            network=values.parse_title(entry["network"]),
+            ips=ips,
+            mac=values.parse_mac(entry["mac"]),
         )

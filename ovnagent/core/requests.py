@@ -6,20 +6,31 @@ granted. Kube-OVN's keys are accepted; README.md lists them.
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeVar
 
-import netaddr
-
-from ovnagent.core.dhcp import Options, parse_options
+from ovnagent.core import limits
+from ovnagent.core.dhcp_options import DHCPV4, DHCPV6, Options, parse_options
 from ovnagent.core.networks import AddressRange, IPAddress
+from ovnagent.core.values import (
+    BLANK,
+    check_count,
+    check_length,
+    parse_ip,
+    parse_json,
+    parse_mac,
+    parse_range,
+    parse_title,
+    shown,
+)
 from ovnagent.core.vm import ADDRESSES_ANNOTATION, Annotations, Interface
 
 T = TypeVar("T")
+ADDRESS = re.compile("[^/,]*(/[0-9]{1,3})?")
+"""An address (core/values.py says whether it is one) with or without a prefix length."""
 NO_IPS: tuple[IPAddress, ...] = ()
 NO_RANGES: tuple[AddressRange, ...] = ()
 NO_OPTIONS: Options = ()
@@ -71,7 +82,7 @@ def read(interface: Interface, annotations: Annotations) -> Request:
             reader.errors.append(f"{ips_key} asks for {ip}, which {pool_key} does not contain; change or remove one of them")
     mac_key, mac = reader.get("mac_address", parse_mac, "")
     mac_key, mac = reader.interface_mac(mac_key, mac)
-    network_key, network = reader.get("logical_switch", str.strip, "")
+    network_key, network = reader.get("logical_switch", parse_title, "")
     pairs_key, pairs = reader.get("allowed_address_pairs", parse_pairs, NO_PAIRS)
     ingress_key, _ = reader.get("ingress_rate", parse_rate, 0)
     if ingress_key:
@@ -89,8 +100,8 @@ def read(interface: Interface, annotations: Annotations) -> Request:
         network=network,
         network_key=network_key,
         port_security=reader.get("port_security", parse_bool, None)[1],
-        dhcpv4_options=reader.get("dhcp-v4-options", parse_options, NO_OPTIONS)[1],
-        dhcpv6_options=reader.get("dhcp-v6-options", parse_options, NO_OPTIONS)[1],
+        dhcpv4_options=reader.get("dhcp-v4-options", partial(parse_options, known=DHCPV4), NO_OPTIONS)[1],
+        dhcpv6_options=reader.get("dhcp-v6-options", partial(parse_options, known=DHCPV6), NO_OPTIONS)[1],
         pairs=pairs,
         pairs_key=pairs_key,
         egress_rate=reader.get("egress_rate", parse_rate, 0)[1],
@@ -133,11 +144,14 @@ class _Reader:
     def value(self, name: str, parse: Callable[[str], T], default: T) -> T:
         text = self.annotations[name]
         if text is None:
-            self.errors.append(f"the value of annotation {name} is no string; put it in quotes")
+            self.errors.append(
+                f"the value of annotation {name} is no string; put it in quotes (it may hold {limits.ANNOTATION} characters)"
+            )
             return default
-        if not text.strip():
+        if not text.strip(BLANK):
             return default
         try:
+            check_length(text, limits.ANNOTATION)
             return parse(text)
         except ValueError as error:
             self.errors.append(f"{name}: {error}")
@@ -180,10 +194,10 @@ def parse_ips(text: str) -> tuple[IPAddress, ...]:
     """`10.16.0.15`, `fd00::15` or both with a comma between: at most one address per family, IPv4 first.
 
     Raises ValueError with a sentence that says what would be right."""
-    ips = tuple(_ip(part) for part in text.split(","))
+    ips = tuple(parse_ip(part) for part in text.split(","))
     for version in (4, 6):
         if sum(1 for ip in ips if ip.version == version) > 1:
-            raise ValueError(f"{text!r} holds more than one IPv{version} address; give one per family")
+            raise ValueError(f"{shown(text)} holds more than one IPv{version} address; give one per family")
     return tuple(sorted(ips, key=lambda ip: ip.version))
 
 
@@ -191,28 +205,9 @@ def parse_pool(text: str) -> tuple[AddressRange, ...]:
     """`10.16.0.50..10.16.0.60`, single addresses, or a list of both (commas; Kube-OVN also writes semicolons).
 
     Raises ValueError with a sentence."""
-    spans = []
-    for part in re.split("[,;]", text):
-        first, dots, last = part.partition("..")
-        span = AddressRange(_ip(first), _ip(last if dots else first))
-        if span.first.version != span.last.version or int(span.first) > int(span.last):
-            raise ValueError(f"{part.strip()!r} is no range; write <first>..<last>, both of one family, the lower one first")
-        spans.append(span)
-    return tuple(spans)
-
-
-def parse_mac(text: str) -> str:
-    """A unicast MAC, in lower case with colons.
-
-    Raises ValueError with a sentence."""
-    if not netaddr.valid_mac(text.strip()) or len(re.sub("[^0-9a-fA-F]", "", text)) != 12:
-        raise ValueError(f"{text!r} is no MAC address; write it like 00:00:00:53:6b:b6")
-    mac = str(netaddr.EUI(text.strip(), dialect=netaddr.mac_unix_expanded))
-    if int(mac[:2], 16) & 1:
-        raise ValueError(f"{text!r} is a multicast MAC address; the first octet must be even")
-    if mac == "00:00:00:00:00:00":
-        raise ValueError(f"{text!r} is no address of an interface; write one like 00:00:00:53:6b:b6")
-    return mac
+    parts = re.split("[,;]", text)
+    check_count(len(parts), limits.POOL_RANGES, "ranges")
+    return tuple(parse_range(part) for part in parts)
 
 
 def parse_bool(text: str) -> bool | None:
@@ -220,50 +215,44 @@ def parse_bool(text: str) -> bool | None:
 
     Raises ValueError with a sentence."""
     try:
-        return {"true": True, "false": False}[text.strip().lower()]
+        return {"true": True, "false": False}[text.strip(BLANK).lower()]
     except KeyError:
-        raise ValueError(f'{text!r} is neither "true" nor "false"') from None
+        raise ValueError(f'{shown(text)} is neither "true" nor "false"') from None
 
 
 def parse_pairs(text: str) -> tuple[Pair, ...]:
     """`10.16.0.50` or `00:00:5e:00:01:0a 10.16.0.50`, or a comma list of both.
 
     Raises ValueError with a sentence."""
+    parts = text.split(",")
+    check_count(len(parts), limits.ADDRESS_PAIRS, "addresses")
     pairs = []
-    for part in text.split(","):
-        mac, _, ip = part.strip().rpartition(" ")
-        pairs.append(Pair(_ip(ip), parse_mac(mac) if mac else ""))
+    for part in parts:
+        mac, _, ip = part.strip(BLANK).rpartition(" ")
+        pairs.append(Pair(parse_ip(ip), parse_mac(mac) if mac else ""))
     return tuple(dict.fromkeys(pairs))
 
 
 def parse_rate(text: str) -> int:
-    """Mbit/s, as Kube-OVN's `egress_rate`; returned in bit/s.
+    """Mbit/s with at most three decimals, as Kube-OVN's `egress_rate`; returned in bit/s.
 
     Raises ValueError with a sentence."""
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < 1e6:
-        raise ValueError(f"{text!r} is no rate; write Mbit/s like 100 or 0.5")
-    return int(rate * 1_000_000)
+    number = re.fullmatch(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?", text.strip(BLANK))
+    rate = int(number[1]) * 1000 + int((number[2] or "").ljust(3, "0")) if number else -1
+    if not 0 <= rate < limits.RATE * 1000:
+        raise ValueError(f"{shown(text)} is no rate; write Mbit/s like 100 or 0.5, less than {limits.RATE}")
+    return rate * 1000
 
 
 def parse_addresses(text: str, interface: str) -> tuple[IPAddress, ...]:
     """This interface's entry of `network.kubevirt.io/addresses`; prefix lengths are allowed there and mean nothing.
 
     Raises ValueError with a sentence."""
+    form = f'{shown(text)} is not of the form {{"<interface>": ["<address>"]}}'
     try:
-        entry = json.loads(text).get(interface, [])
-        if not all(isinstance(ip, str) for ip in entry):
-            raise TypeError
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError(f'{text!r} is not of the form {{"<interface>": ["<address>"]}}') from None
+        entry = parse_json(text, limits.ANNOTATION).get(interface, [])
+    except (ValueError, AttributeError):
+        raise ValueError(form) from None
+    if not isinstance(entry, list) or not all(isinstance(ip, str) and ADDRESS.fullmatch(ip) for ip in entry):
+        raise ValueError(form)
     return parse_ips(",".join(ip.partition("/")[0] for ip in entry)) if entry else ()
-
-
-def _ip(text: str) -> IPAddress:
-    try:
-        return ipaddress.ip_address(text.strip())
-    except ValueError:
-        raise ValueError(f"{text.strip()!r} is no IP address; write it like 10.16.0.15 or fd00::15") from None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ovnagent.core.dhcp import Options, derived_mac
+from ovnagent.core.dhcp import derived_mac
+from ovnagent.core.dhcp_options import Options
 from ovnagent.core.networks import Network
 
 

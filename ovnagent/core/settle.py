@@ -1,109 +1,262 @@
-"""Who is granted what: claims against the books.
+"""Who is granted what: claims against the books. The steps are the contract, in its order:
 
-The order is the contract: what a VM holds by right, then requests, then wishes of the same name, then other wishes, then
-free addresses. A refused request gets a sentence and nothing else: no silent second choice. What a VM already holds it
-keeps until something else is granted, so no port ever loses its address to a mistake in an annotation.
+    1. what rows say         what a running guest has, and what a VM has by its row
+    2. what records say      read as what they are: text that a tenant can write
+    3. shares that stand     addresses that several use already
+    4. requests
+    5. shares asked for
+    6. wishes                of the same name first, then of others
+    7. free addresses
+
+A refused request gets a sentence and nothing else: no silent second choice. What a VM already holds it keeps until something
+else is granted, so no port ever loses its address to a mistake in an annotation. Each step takes books and returns books; a
+claim on which a step fails is left out, and the others go on with the books as they were before it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ovnagent.core import problems
-from ovnagent.core.addresses import Book, Books, Claim, Foreign, Grant, Holder
-from ovnagent.core.networks import AddressRange, IPAddress, Subnet
+from ovnagent.core.addresses import NO_FOREIGN, Claim, Foreign, Grant, Holder, Standing
+from ovnagent.core.books import Book, Books
+from ovnagent.core.dhcp import server_mac
+from ovnagent.core.free import allocatable, free_addresses, within
+from ovnagent.core.networks import IPAddress, Subnet
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease
 from ovnagent.core.requests import Pair
-from ovnagent.core.shared import virtual_name
+from ovnagent.core.vm import VmKey
 
-PROBE_LIMIT = 1 << 20
-"""Addresses looked at for a free one: more than any IPv4 pool in use has; an IPv6 pool is never that full."""
+Step = Callable[[Claim, Book, Foreign], Book]
+Shares = Mapping[tuple[str, str], frozenset[str]]
+"""(logical switch, address) -> ports that share it by the rows that are there."""
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What came out."""
+
+    books: Books
+    grants: dict[Holder, Grant] = field(default_factory=dict)
+    failed: dict[VmKey, Exception] = field(default_factory=dict)
+    """VMs on whose claims a step failed: an error of the agent's own. Their grants are worth nothing."""
 
 
 def settle(
-    claims: Sequence[Claim], books: Books, foreign: Mapping[str, Foreign], ports: Container[str] = ()
-) -> dict[Holder, Grant]:
-    """Grant what can be granted and enter it into the books (one per logical switch). `ports`: the names of the ports that
-    are there; an address that has a virtual port is shared already."""
-    for claim in sorted(claims, key=lambda claim: (len(claim.held) > 1, claim.order)):
-        _take_possession(claim, books[claim.network.logical_switch])
-    sharing = [
-        claim for claim in claims if claim.request.pairs or claim.holder in books[claim.network.logical_switch].shares
-    ]
-    for claim in sharing:
+    claims: Sequence[Claim],
+    standing: Sequence[Standing],
+    books: Books,
+    foreign: Mapping[str, Foreign],
+    shares: Shares,
+) -> Settlement:
+    """Grant what can be granted. `standing`: rows for which nobody claims anything and that stay all the same."""
+    result = Settlement(books)
+    _enter_standing(result, standing, shares)
+    ordered = sorted(claims, key=lambda claim: claim.order)
+    asking = [claim for claim in ordered if _asks(claim)]
+    sharing = [each for each in ordered if each.request.pairs or each.holder in books[each.network.logical_switch].shares]
+    wishing = sorted((claim for claim in ordered if not _asks(claim)), key=_rank)
+
+    _each(result, ordered, foreign, _hold_by_row)
+    _each(result, ordered, foreign, _hold_by_record)
+    _each(result, sharing, foreign, lambda claim, book, others: _go_on_sharing(claim, book, others, shares))
+    _grants(result, asking, foreign)
+    pairs: dict[Holder, tuple[tuple[Pair, ...], tuple[Problem, ...]]] = {}
+
+    def share(claim: Claim, book: Book, others: Foreign) -> Book:
+        book, granted, troubles = _share(claim, claim.request.pairs, book, others)
+        pairs[claim.holder] = granted, troubles
+        return book
+
+    _each(result, sharing, foreign, share)
+    _grants(result, wishing, foreign)
+    for holder, (granted, troubles) in pairs.items():
+        if holder in result.grants:
+            grant = result.grants[holder]
+            result.grants[holder] = replace(grant, pairs=granted, problems=(*grant.problems, *troubles))
+    return result
+
+
+def _each(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, Foreign], step: Step) -> None:
+    for claim in claims:
+        if claim.holder.key in result.failed:
+            continue
         switch = claim.network.logical_switch
-        _share(claim, [pair for pair in claim.request.pairs if virtual_name(pair.ip, switch) in ports], books, foreign)
-    grants: dict[Holder, Grant] = {}
-    ranked = sorted(claims, key=lambda claim: (_rank(claim), claim.order))
-    asking = [claim for claim in ranked if _rank(claim) == 0]
-    for claim in asking:
-        grants[claim.holder] = _grant(claim, books, foreign)
-    shares = {claim.holder: _share(claim, claim.request.pairs, books, foreign) for claim in sharing}
-    for claim in ranked[len(asking) :]:
-        grants[claim.holder] = _grant(claim, books, foreign)
-    for holder, (pairs, troubles) in shares.items():
-        grants[holder] = replace(grants[holder], pairs=pairs, problems=(*grants[holder].problems, *troubles))
-    return grants
+        try:
+            result.books = result.books.put(switch, step(claim, result.books[switch], foreign.get(switch, NO_FOREIGN)))
+        except Exception as error:
+            result.failed[claim.holder.key] = error
+
+
+def _grants(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, Foreign]) -> None:
+    def step(claim: Claim, book: Book, others: Foreign) -> Book:
+        grant = _grant(claim, book, others)
+        if grant.lease is not None and grant.lease != book.leases.get(claim.holder):
+            book = book.hold(claim.holder, grant.lease)
+        result.grants[claim.holder] = grant
+        return book
+
+    _each(result, claims, foreign, step)
+
+
+# ---- 1 and 2: what is held by right ---------------------------------------------------------------------------------
+
+
+def _enter_standing(result: Settlement, standing: Sequence[Standing], shares: Shares) -> None:
+    shared_by: defaultdict[tuple[str, str], list[IPAddress]] = defaultdict(list)
+    for (switch, address), names in shares.items() if standing else ():
+        for name in names:
+            shared_by[switch, name].append(ipaddress.ip_address(address))
+    for each in standing:
+        book, lease = result.books[each.switch], each.lease
+        if lease is not None and each.holder not in book.leases and not book.conflict(each.holder, lease.ips, lease.mac):
+            book = book.hold(each.holder, lease)
+        if each.holder not in book.shares:
+            book = book.share(each.holder, frozenset(shared_by[each.switch, each.holder.port]) - set(book.ips))
+        result.books = result.books.put(each.switch, book)
+
+
+def _hold_by_row(claim: Claim, book: Book, _: Foreign) -> Book:
+    """A row is the agent's own word. It goes before all records but the VM's own, which may be younger (the Northbound
+    database was restored from a backup): so a row with which that record does not agree waits for the next step."""
+    row = claim.row
+    if claim.holder in book.leases or row is None or not _row_stands(claim, row):
+        return book
+    disputed = any(set(record.ips) != set(row.ips) for record in claim.records)
+    if disputed and not _has_what_is_asked(claim, row):
+        return book
+    return _hold(claim, row, book)
+
+
+def _hold_by_record(claim: Claim, book: Book, foreign: Foreign) -> Book:
+    """Once; after that the books are the memory of it. The request before the record, the record before the row."""
+    row = claim.row
+    candidates = [*claim.records, *((row,) if row is not None else ())]
+    for lease in sorted(candidates, key=lambda lease: not _has_what_is_asked(claim, lease)):
+        if claim.holder in book.leases:
+            return book
+        if row is not None and lease is row:
+            book = _hold(claim, lease, book) if _row_stands(claim, lease) else book
+        elif not any(_not_for_us(claim, ip) or str(ip) in foreign.ips or _sharers(claim, ip, book) for ip in lease.ips):
+            book = _hold(claim, lease, book)
+    return book
+
+
+def _row_stands(claim: Claim, row: Lease) -> bool:
+    """What a running guest has it keeps. A stopped VM's address has to be one that the configuration allows."""
+    return claim.running or not any(_not_for_us(claim, ip) for ip in row.ips)
+
+
+def _hold(claim: Claim, lease: Lease, book: Book) -> Book:
+    """With this lease, if nobody has one of its addresses; with another MAC, if somebody has that."""
+    if book.conflict(claim.holder, lease.ips, "") is not None:
+        return book
+    mac = lease.mac
+    if book.conflict(claim.holder, (), mac) is not None:
+        mac = next(mac for mac in _derived_macs(claim) if book.conflict(claim.holder, (), mac) is None)
+    return book.hold(claim.holder, Lease(claim.holder.port, claim.interface, claim.network.name, lease.ips, mac))
+
+
+def _has_what_is_asked(claim: Claim, lease: Lease) -> bool:
+    """A row with what is asked for is younger than a record without: the agent died between writing the two."""
+    return bool(claim.request.ips) and set(claim.request.ips) <= set(lease.ips)
+
+
+def _not_for_us(claim: Claim, ip: IPAddress) -> str:
+    """Why the network has no such address to give, as the rest of a sentence; empty if it has."""
+    subnet = _subnet_of(claim, ip)
+    if subnet is None:
+        return f"lies outside network {claim.network.name}; choose an address of its subnets"
+    return subnet.refuse(ip) or ""
+
+
+def _subnet_of(claim: Claim, ip: IPAddress) -> Subnet | None:
+    return next((subnet for subnet in claim.network.subnets if ip in subnet), None)
+
+
+# ---- 3 and 5: shared addresses --------------------------------------------------------------------------------------
+
+
+def _go_on_sharing(claim: Claim, book: Book, foreign: Foreign, shares: Shares) -> Book:
+    switch = claim.network.logical_switch
+    pairs = [pair for pair in claim.request.pairs if claim.holder.port in shares.get((switch, str(pair.ip)), ())]
+    return _share(claim, pairs, book, foreign)[0]
 
 
 def _share(
-    claim: Claim, asked: Sequence[Pair], books: Books, foreign: Mapping[str, Foreign]
-) -> tuple[tuple[Pair, ...], list[Problem]]:
+    claim: Claim, asked: Sequence[Pair], book: Book, foreign: Foreign
+) -> tuple[Book, tuple[Pair, ...], tuple[Problem, ...]]:
     """Those of the further addresses that the guest may use, and why not the others."""
-    switch = claim.network.logical_switch
-    book, others = books[switch], foreign.get(switch, Foreign())
     granted, troubles = [], []
     for pair in asked:
-        subnet = next((subnet for subnet in claim.network.subnets if pair.ip in subnet), None)
-        reason, conflict = problems.ADDRESS_REFUSED, ""
-        if subnet is None:
-            conflict = f"which no subnet of network {claim.network.name} contains"
-        elif sentence := subnet.refuse(pair.ip, reserved=False):
-            conflict = f"which {sentence}"
-        elif holder := book.conflict(claim.holder, (pair.ip,), ""):
-            reason, conflict = problems.ADDRESS_CONFLICT, f"which VM {holder.key} holds as its own"
-        elif user := others.ips.get(str(pair.ip)):
-            reason, conflict = problems.ADDRESS_CONFLICT, f"which {user} uses"
-        if conflict:
-            troubles.append(Problem(reason, f"{claim.request.pairs_key} asks for {pair.ip}, {conflict}", (str(pair.ip),)))
-        else:
+        if (refused := _pair_refusal(claim, pair, book, foreign)) is None:
             granted.append(pair)
-    books.shares_changed |= book.share(claim.holder, frozenset(pair.ip for pair in granted))
-    return tuple(granted), troubles
+        else:
+            reason, sentence = refused
+            text = f"{claim.request.pairs_key} asks for {pair.ip}, which {sentence}"
+            troubles.append(Problem(reason, text, (str(pair.ip), pair.mac) if pair.mac else (str(pair.ip),)))
+    return book.share(claim.holder, frozenset(pair.ip for pair in granted)), tuple(granted), tuple(troubles)
 
 
-def _take_possession(claim: Claim, book: Book) -> None:
-    """Enter what a VM holds by right, once (after that the books are the memory of it)."""
-    if claim.holder in book.leases:
-        return
-    for lease in claim.held:
-        if book.conflict(claim.holder, lease.ips, lease.mac) is None:
-            book.hold(claim.holder, lease)
-            return
+def _pair_refusal(claim: Claim, pair: Pair, book: Book, foreign: Foreign) -> tuple[str, str] | None:
+    """(reason, the rest of a sentence), or None."""
+    network = claim.network
+    subnet = _subnet_of(claim, pair.ip)
+    if subnet is None:
+        return problems.ADDRESS_REFUSED, f"no subnet of network {network.name} contains"
+    if sentence := subnet.refuse(pair.ip, reserved=False):
+        return problems.ADDRESS_REFUSED, sentence
+    if holder := book.conflict(claim.holder, (pair.ip,), ""):
+        return problems.ADDRESS_CONFLICT, f"VM {holder.key} holds as its own"
+    if user := foreign.ips.get(str(pair.ip)):
+        return problems.ADDRESS_CONFLICT, f"{user} uses"
+    strangers = {
+        sharer.key.namespace for sharer in book.shared.get(pair.ip, ()) if sharer.key.namespace != claim.holder.key.namespace
+    }
+    if strangers and network.shared_addresses == "namespace":
+        return problems.ADDRESS_CONFLICT, (
+            f"VMs of another namespace share; on network {network.name} an address is shared within one namespace only "
+            "(the network's rule `sharedAddresses`)"
+        )
+    if pair.mac and (other := _mac_user(claim, pair.mac, book, foreign)):
+        return problems.MAC_CONFLICT, f"may not have the MAC {pair.mac}: {other} has it on this switch"
+    return None
+
+
+def _sharers(claim: Claim, ip: IPAddress, book: Book) -> str:
+    """VMs, but for this one, that share an address."""
+    return ", ".join(sorted({str(sharer.key) for sharer in book.shared.get(ip, ()) if sharer != claim.holder}))
+
+
+# ---- 4, 6 and 7: what is granted ------------------------------------------------------------------------------------
+
+
+def _asks(claim: Claim) -> bool:
+    return bool(claim.request.ips or claim.request.pool)
 
 
 def _rank(claim: Claim) -> int:
-    if claim.request.ips or claim.request.pool:
-        return 0
     if claim.wishes:
         return 1 if claim.wishes[0].port == claim.holder.port else 2
     return 3
 
 
-def _grant(claim: Claim, books: Books, all_foreign: Mapping[str, Foreign]) -> Grant:
-    book = books[claim.network.logical_switch]
-    foreign = all_foreign.get(claim.network.logical_switch, Foreign())
+def _grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
     current = book.leases.get(claim.holder)
+    kept = current
+    if current is not None and not claim.running:
+        kept = replace(current, ips=tuple(ip for ip in current.ips if not _not_for_us(claim, ip)))
     troubles = [Problem(problems.INVALID_REQUEST, error) for error in claim.request.errors]
     granted: list[IPAddress] = []
     if not troubles:
         troubles += _absent_families(claim)
         for subnet in claim.network.subnets:
-            ip, trouble = _address(claim, subnet, current, book, foreign)
+            ip, trouble = _address(claim, subnet, kept, book, foreign)
             if ip is not None:
                 granted.append(ip)
             if trouble is not None:
@@ -111,14 +264,9 @@ def _grant(claim: Claim, books: Books, all_foreign: Mapping[str, Foreign]) -> Gr
     mac, trouble = _mac(claim, current, book, foreign)
     if trouble is not None:
         troubles.append(trouble)
-    if not claim.request.ips and current is None and claim.held:
-        # Two claims by right on one address (a database restored over a living cluster): no silent second choice.
-        ips = claim.held[0].ips
-        if other := book.conflict(claim.holder, ips, ""):
-            text = f"{', '.join(map(str, ips))} on record for this VM is held by VM {other.key}"
-            remedy = "delete that VM, or ask for another address with an ip_address annotation"
-            troubles.append(Problem(problems.ADDRESS_CONFLICT, f"{text}; {remedy}", tuple(map(str, ips))))
-    warnings = tuple(Problem(problems.MAC_MISMATCH, warning) for warning in _mac_warnings(claim))
+    disputed = _disputed(claim, current, book, foreign)
+    troubles += disputed
+    warnings = tuple(_warnings(claim, book, foreign, mac))
     if troubles:
         return Grant(current, (*troubles, *warnings))
     warnings += tuple(
@@ -130,13 +278,52 @@ def _grant(claim: Claim, books: Books, all_foreign: Mapping[str, Foreign]) -> Gr
         for ip in granted
         if str(ip) in foreign.ips
     )
-    lease = Lease(claim.holder.port, claim.interface, claim.network.name, tuple(granted), mac)
-    if lease != current:
-        book.hold(claim.holder, lease)
-    return Grant(lease, warnings)
+    return Grant(Lease(claim.holder.port, claim.interface, claim.network.name, tuple(granted), mac), warnings)
 
 
-# ---- addresses ------------------------------------------------------------------------------------------------------
+def _disputed(claim: Claim, current: Lease | None, book: Book, foreign: Foreign) -> Iterator[Problem]:
+    """Two claims by right on one address (a database restored over a living cluster, a record that somebody wrote): no
+    silent second choice."""
+    if claim.request.ips or current is not None:
+        return
+    for lease in (*claim.records, *((claim.row,) if claim.row is not None else ())):
+        for ip in lease.ips:
+            if _not_for_us(claim, ip):
+                continue
+            other = book.conflict(claim.holder, (ip,), "")
+            user = f"VM {other.key}" if other is not None else foreign.ips.get(str(ip)) or ""
+            if not user and (sharers := _sharers(claim, ip, book)):
+                user = f"VM {sharers} (as an allowed address pair)"
+            if user:
+                yield Problem(
+                    problems.ADDRESS_CONFLICT,
+                    f"{ip} on record for this VM is held by {user}; delete that, or ask for another address with an "
+                    "ip_address annotation",
+                    (str(ip),),
+                )
+                return
+
+
+def _warnings(claim: Claim, book: Book, foreign: Foreign, mac: str) -> Iterator[Problem]:
+    for warning in claim.request.warnings:
+        yield Problem(problems.MAC_MISMATCH, warning)
+    for lease in claim.records if claim.row is None else ():
+        for ip in lease.ips:
+            if sentence := _not_for_us(claim, ip):
+                yield Problem(problems.ADDRESS_REFUSED, f"the record on this VM says {ip}, which {sentence}")
+    asked, reported = claim.request.mac, claim.reported_mac
+    if asked and reported and asked != reported:
+        yield Problem(
+            problems.MAC_MISMATCH,
+            f"{claim.request.mac_key} asks for MAC {asked}, but the guest runs with {reported}; set macAddress: {asked} "
+            f"on interface {claim.interface} in spec.template.spec.domain.devices and restart the VM",
+        )
+    elif not asked and reported and mac != reported and (other := _mac_user(claim, reported, book, foreign)):
+        yield Problem(
+            problems.MAC_CONFLICT,
+            f"the running guest is reported with the MAC {reported}, which {other} has on this switch; it is not believed",
+            (reported,),
+        )
 
 
 def _absent_families(claim: Claim) -> Iterator[Problem]:
@@ -155,21 +342,26 @@ def _address(
     request, version = claim.request, subnet.version
     asked = next((ip for ip in request.ips if ip.version == version), None)
     if asked is not None:
+        # What it has by right already it keeps while its guest runs, also where the configuration has changed since.
+        if current is not None and claim.running and asked in current.ips:
+            return asked, None
         return (asked, None) if (trouble := _refusal(claim, asked, subnet, book, foreign)) is None else (None, trouble)
     pool = tuple(span for span in request.pool if span.first.version == version)
-    former = (*((current,) if current else ()), *claim.wishes)
-    for lease in former:
+    for lease in (*((current,) if current else ()), *claim.wishes):
         for ip in lease.ips:
-            # What is held stays held, even where the configuration has reserved it since; and nobody takes a running
-            # guest its address because a subnet was changed.
-            here = ip in subnet or (lease is current and claim.running)
-            if ip.version != version or (pool and not any(ip in span for span in pool)) or not here:
+            if ip.version != version or (pool and not any(ip in span for span in pool)):
                 continue
-            if lease is current or _refusal(claim, ip, subnet, book, foreign) is None:
+            # Nobody takes a running guest its address because a subnet was changed.
+            if lease is current and (claim.running or ip in subnet):
                 return ip, None
-    for ip in _candidates(claim, subnet, pool):
-        if ip not in book.ips and ip not in book.shared and str(ip) not in foreign.ips and subnet.refuse(ip) is None:
-            return ip, None
+            if lease is not current and ip in subnet and _refusal(claim, ip, subnet, book, foreign) is None:
+                return ip, None
+    spans = allocatable(subnet)
+    found = free_addresses(within(spans, pool) if pool else spans, version, _seed(claim), book.taken, foreign.taken)
+    # Foreign addresses that nobody counted into `taken` are passed over one by one.
+    ip = next((ip for ip in found if str(ip) not in foreign.ips), None)
+    if ip is not None:
+        return ip, None
     where = (
         f"the pool of {request.pool_key}" if pool else f"IPv{version} subnet {subnet.cidr} of network {claim.network.name}"
     )
@@ -189,8 +381,7 @@ def _refusal(claim: Claim, ip: IPAddress, subnet: Subnet, book: Book, foreign: F
             f"{key} asks for {ip}, which VM {holder.key} holds; choose another address, or delete that VM first",
             (str(ip),),
         )
-    if sharers := book.shared.get(ip, set()) - {claim.holder}:
-        names = ", ".join(sorted({str(sharer.key) for sharer in sharers}))
+    if names := _sharers(claim, ip, book):
         return Problem(
             problems.ADDRESS_CONFLICT, f"{key} asks for {ip}, which is an allowed address pair of VM {names}", (str(ip),)
         )
@@ -201,68 +392,52 @@ def _refusal(claim: Claim, ip: IPAddress, subnet: Subnet, book: Book, foreign: F
     return None
 
 
-def _candidates(claim: Claim, subnet: Subnet, pool: tuple[AddressRange, ...]) -> Iterator[IPAddress]:
-    """Addresses to try, from a start that follows from the VM's name: a VM deleted and created again under its name
-    tends to get its old address, and a released one is not handed to the next comer."""
-    spans = [(int(span.first), int(span.last)) for span in pool] or [(subnet.first, subnet.last)]
-    sizes = [last - first + 1 for first, last in spans]
-    total = sum(sizes)
-    make = ipaddress.IPv4Address if subnet.version == 4 else ipaddress.IPv6Address
-    start = int.from_bytes(_digest(claim.holder, claim.interface), "big") % total
-    for step in range(min(total, PROBE_LIMIT)):
-        offset = (start + step) % total
-        for (first, _), size in zip(spans, sizes, strict=True):
-            if offset < size:
-                yield make(first + offset)
-                break
-            offset -= size
-
-
 # ---- MAC addresses --------------------------------------------------------------------------------------------------
 
 
 def _mac(claim: Claim, current: Lease | None, book: Book, foreign: Foreign) -> tuple[str, Problem | None]:
     """Asked for, else what the running guest has, else what is on record, else a wish, else derived from the identity."""
-
-    def user(mac: str) -> str | None:
-        if (holder := book.conflict(claim.holder, (), mac)) is not None:
-            return f"VM {holder.key}"
-        return foreign.macs.get(mac)
-
     asked = claim.request.mac
-    if asked or claim.reported_mac:
-        mac = asked or claim.reported_mac
-        if other := user(mac):
-            source = claim.request.mac_key or "the running guest"
+    if asked:
+        if other := _mac_user(claim, asked, book, foreign):
             return "", Problem(
                 problems.MAC_CONFLICT,
-                f"{source} has the MAC {mac}, which {other} has on this switch; choose another",
-                (mac,),
+                f"{claim.request.mac_key} has the MAC {asked}, which {other} has on this switch; choose another",
+                (asked,),
             )
-        return mac, None
-    for lease in (*((current,) if current else ()), *claim.wishes):
-        if user(lease.mac) is None:
+        return asked, None
+    if claim.reported_mac and not _mac_user(claim, claim.reported_mac, book, foreign):
+        return claim.reported_mac, None
+    if current is not None and (claim.running or not _mac_user(claim, current.mac, book, foreign)):
+        return current.mac, None
+    for lease in claim.wishes:
+        if not _mac_user(claim, lease.mac, book, foreign):
             return lease.mac, None
-    return next(mac for mac in _derived_macs(claim.holder, claim.interface) if user(mac) is None), None
+    return next(mac for mac in _derived_macs(claim) if not _mac_user(claim, mac, book, foreign)), None
 
 
-def _mac_warnings(claim: Claim) -> Iterator[str]:
-    yield from claim.request.warnings
-    if claim.request.mac and claim.reported_mac and claim.request.mac != claim.reported_mac:
-        yield (
-            f"{claim.request.mac_key} asks for MAC {claim.request.mac}, but the guest runs with {claim.reported_mac}; "
-            f"set macAddress: {claim.request.mac} on interface {claim.interface} in spec.template.spec.domain.devices and "
-            "restart the VM"
-        )
+def _mac_user(claim: Claim, mac: str, book: Book, foreign: Foreign) -> str:
+    """Who has a MAC on this switch, besides this port; empty if nobody."""
+    if (holder := book.conflict(claim.holder, (), mac)) is not None:
+        return f"VM {holder.key}"
+    if mac in claim.network.reserved_macs:
+        return "the network's operator (reservedMacs)"
+    if mac == server_mac(claim.network):
+        return "OVN's DHCP server"
+    return foreign.macs.get(mac, "")
 
 
-def _derived_macs(holder: Holder, interface: str) -> Iterator[str]:
+def _derived_macs(claim: Claim) -> Iterator[str]:
     """Locally administered unicast MACs that follow from namespace, name and interface."""
-    seed = _digest(holder, interface)
+    seed = _digest(claim)
     while True:
         yield ":".join(f"{octet:02x}" for octet in ((seed[0] & 0xFC) | 0x02, *seed[1:6]))
         seed = hashlib.sha256(seed).digest()
 
 
-def _digest(holder: Holder, interface: str) -> bytes:
-    return hashlib.sha256(f"{holder.key}/{interface}".encode()).digest()
+def _seed(claim: Claim) -> int:
+    return int.from_bytes(_digest(claim), "big")
+
+
+def _digest(claim: Claim) -> bytes:
+    return hashlib.sha256(f"{claim.holder.key}/{claim.interface}".encode()).digest()

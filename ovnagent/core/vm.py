@@ -17,6 +17,26 @@ ADDRESSES_ANNOTATION = "network.kubevirt.io/addresses"
 CHASSIS_ANNOTATION = "ovnagent.io/chassis"
 """On a Node: the name of its OVN chassis, where the chassis' hostname is not the node's name."""
 
+LOGICAL_SWITCH_KEY = "ovn.kubernetes.io/logical_switch"
+"""On a NAD: the configured network to which it attaches."""
+REQUEST_KEYS = frozenset(
+    {
+        "ip_address",
+        "ip_pool",
+        "mac_address",
+        "logical_switch",
+        "port_security",
+        "dhcp-v4-options",
+        "dhcp-v6-options",
+        "allowed_address_pairs",
+        "egress_rate",
+        "ingress_rate",
+    }
+)
+"""What may stand behind the slash of an annotation with a request (core/requests.py): these are Kube-OVN's."""
+
+INTERFACE_STATES = frozenset({"absent", "up", "down"})
+"""Values of `interfaces[].state`."""
 FINAL_PHASES = frozenset({"Succeeded", "Failed"})
 """Phases of a VMI, a pod and a migration from which there is no way back."""
 
@@ -49,8 +69,10 @@ class Interface:
 
 
 Annotations = tuple[tuple[str, str | None], ...]
-"""Annotations that concern the agent, sorted by key; the value is None where it is no string (the template of a VM is
-not checked by the API server)."""
+"""Annotations that concern the agent, sorted by key; the value is None where it cannot be read: no string (the template of
+a VM is not checked by the API server), or too long a one."""
+Complaints = tuple[str, ...]
+"""What could not be read of an object and is absent from its fact, as sentences for its owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +88,8 @@ class VirtualMachine:
     interfaces: tuple[Interface, ...]
     hostname: str
     record: str
+    """The text of the agent's record; empty where there is none, or none that can be read."""
+    complaints: Complaints = ()
 
     @property
     def key(self) -> VmKey:
@@ -104,7 +128,8 @@ class Instance:
     record: str
     migration: MigrationState | None
     macs: tuple[tuple[str, str], ...]
-    """(interface name, MAC) as `status.interfaces` reports it."""
+    """(interface name, MAC) as `status.interfaces` reports it, of the interfaces that the specification has."""
+    complaints: Complaints = ()
 
     @property
     def key(self) -> VmKey:
@@ -126,6 +151,7 @@ class Migration:
     deleting: bool
     vmi: str
     phase: str
+    complaints: Complaints = ()
 
     @property
     def key(self) -> VmKey:
@@ -157,7 +183,8 @@ class Launcher:
     """A temporary pod that provisions volumes (`kubevirt.io/ephemeral-provisioning`)."""
     attached: tuple[tuple[str, str, str], ...]
     """(interface in the pod, network, MAC) from the network-status annotation; the pod network's interface is `eth0`, a
-    secondary network is the NAD's `namespace/name`."""
+    secondary network is the NAD's `namespace/name`. The MAC is empty where it is not told."""
+    complaints: Complaints = ()
 
     @property
     def key(self) -> VmKey:
@@ -175,22 +202,33 @@ class Node:
 
     name: str
     chassis: str
+    complaints: Complaints = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Attachable:
+class NetworkAttachmentDefinition:
     """A NetworkAttachmentDefinition; `network` names the configured network it attaches to, where it says so itself."""
 
     namespace: str
     name: str
     network: str
+    complaints: Complaints = ()
 
     @property
     def nad(self) -> str:
         return f"{self.namespace}/{self.name}"
 
 
-Fact = VirtualMachine | Instance | Migration | Launcher | Node | Attachable
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A Namespace and its labels, by which a network may admit it."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    """Sorted."""
+
+
+Fact = VirtualMachine | Instance | Migration | Launcher | Node | NetworkAttachmentDefinition | Namespace
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ovnagent.core import ports, problems
 from ovnagent.core.addresses import Grant
+from ovnagent.core.attachments import Attachment
 from ovnagent.core.dhcp import DhcpOptions, dhcpv4, dhcpv6
 from ovnagent.core.networks import Network
 from ovnagent.core.owner import Owner
@@ -14,18 +15,6 @@ from ovnagent.core.placement import SILENT_BINDINGS, Placement
 from ovnagent.core.ports import Port
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease
-from ovnagent.core.requests import Request
-from ovnagent.core.vm import Interface
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """An interface that gets a port."""
-
-    port: str
-    interface: Interface
-    network: Network
-    request: Request
 
 
 def wanted_port(

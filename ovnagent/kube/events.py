@@ -1,4 +1,9 @@
-"""Kubernetes Events on the VM: what its owner is told."""
+"""Kubernetes Events on the VM: what its owner is told.
+
+What has happened (`normal`: an address, a step of a migration) is told each time. What is wrong (`warn`) is found again at
+each look, and told again after REPEAT_SECONDS. Nobody gets more than BURST Events at once and RATE a second after that,
+for one object; what is not told is counted.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,9 +22,14 @@ from ovnagent.kube.client import ApiError, Client
 from ovnagent.kube.writer import Writer
 
 REPEAT_SECONDS = 300.0
-"""The same sentence about the same object is said again after so long, if it still holds."""
-REMEMBERED = 20_000
+"""The same warning about the same object is said again after so long, if it still holds."""
+BURST, RATE = 50, 0.2
+"""Events about one object: so many at once, and so many a second after that."""
+WARNINGS_REMEMBERED, BUDGETS_REMEMBERED = 20_000, 5_000
+"""Warnings and objects that are remembered for that; beyond it the oldest are forgotten."""
 MESSAGE_LIMIT = 1024
+API_VERSIONS = {"Pod": "v1", "Node": "v1", "Namespace": "v1", "NetworkAttachmentDefinition": "k8s.cni.cncf.io/v1"}
+"""All others are KubeVirt's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,47 +43,72 @@ class ObjectRef:
 
     @property
     def api_version(self) -> str:
-        return "kubevirt.io/v1" if self.kind.startswith("VirtualMachine") else "v1"
+        return API_VERSIONS.get(self.kind, "kubevirt.io/v1")
 
 
 class Events:
     """Never blocks. An Event's name follows from what it says, so a repetition (by a restarted agent, too) raises the
-    count of the one that is there."""
+    count of the one that is there. `on_suppressed(reason)` is told of what is not said: `repeated`, `rate`."""
 
-    def __init__(self, client: Client, writer: Writer, component: str = "ovnagent") -> None:
+    def __init__(
+        self, client: Client, writer: Writer, on_suppressed: Callable[[str], None], component: str = "ovnagent"
+    ) -> None:
         self._client = client
         self._writer = writer
+        self._on_suppressed = on_suppressed
         self._component = component
         self._lock = threading.Lock()
         self._said: OrderedDict[str, float] = OrderedDict()
+        self._budgets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """What an object has left, and since when (monotonic seconds)."""
 
     def warn(self, ref: ObjectRef, reason: str, message: str) -> None:
+        """Something is wrong, and may be said again at each look."""
         self._say(ref, "Warning", reason, message)
 
     def normal(self, ref: ObjectRef, reason: str, message: str) -> None:
+        """Something has happened."""
         self._say(ref, "Normal", reason, message)
 
     def _say(self, ref: ObjectRef, type_: str, reason: str, message: str) -> None:
-        message = message[:MESSAGE_LIMIT]
+        message = message[:MESSAGE_LIMIT].encode(errors="replace").decode()  # half a surrogate is no JSON
         digest = hashlib.sha256(f"{ref.uid}/{reason}/{message}".encode()).hexdigest()[:16]
         name = f"{ref.name[:200]}.{digest}"
         now = time.monotonic()
         with self._lock:
-            if now - self._said.get(name, -REPEAT_SECONDS) < REPEAT_SECONDS:
-                return
-            self._said[name] = now
-            self._said.move_to_end(name)
-            if len(self._said) > REMEMBERED:
-                self._said.popitem(last=False)
+            why = self._against(f"{ref.kind}/{ref.namespace}/{ref.name}", name if type_ == "Warning" else "", now)
+        if why:
+            self._on_suppressed(why)
+            return
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._writer.put(("event", ref.namespace, name), lambda: self._write(ref, name, type_, reason, message, stamp))
+        self._writer.put(ref.namespace, name, lambda: self._write(ref, name, type_, reason, message, stamp))
+
+    def _against(self, about: str, repeated: str, now: float) -> str:
+        """Why something is not said now; empty if it is."""
+        if repeated:
+            if now - self._said.get(repeated, -REPEAT_SECONDS) < REPEAT_SECONDS:
+                return "repeated"
+            self._said[repeated] = now
+            self._said.move_to_end(repeated)
+            if len(self._said) > WARNINGS_REMEMBERED:
+                self._said.popitem(last=False)
+        left, since = self._budgets.get(about, (BURST, now))
+        left = min(BURST, left + (now - since) * RATE)
+        if left < 1:
+            return "rate"
+        self._budgets[about] = left - 1, now
+        self._budgets.move_to_end(about)
+        if len(self._budgets) > BUDGETS_REMEMBERED:
+            self._budgets.popitem(last=False)
+        return ""
 
     def _write(self, ref: ObjectRef, name: str, type_: str, reason: str, message: str, stamp: str) -> None:
-        path = f"/api/v1/namespaces/{ref.namespace}/events"
+        namespace = ref.namespace or "default"  # where the API server wants those of objects without one
+        path = f"/api/v1/namespaces/{namespace}/events"
         event: Mapping[str, Any] = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": name, "namespace": ref.namespace},
+            "metadata": {"name": name, "namespace": namespace},
             "involvedObject": {
                 "apiVersion": ref.api_version,
                 "kind": ref.kind,
@@ -103,6 +138,14 @@ class Events:
 
     def _again(self, path: str, stamp: str) -> None:
         patch: dict[str, Any] = {"lastTimestamp": stamp}
-        answer = orjson.loads(self._client.request("PATCH", path, patch, content_type="application/merge-patch+json"))
-        patch["count"] = int(answer.get("count") or 1) + 1
+        answer = self._client.request("PATCH", path, patch, content_type="application/merge-patch+json")
+        patch["count"] = _count(answer) + 1
         self._client.request("PATCH", path, patch, content_type="application/merge-patch+json")
+
+
+def _count(answer: bytes | bytearray) -> int:
+    """How often an Event was told already; 1 where the answer does not say so."""
+    try:
+        return int(orjson.loads(answer)["count"])
+    except (ValueError, LookupError, TypeError):
+        return 1

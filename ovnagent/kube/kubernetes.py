@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from ovnagent import garbage
+from ovnagent import memory
 from ovnagent.core.vm import Facts, VmKey
 from ovnagent.kube.client import Client, KubeConfig
-from ovnagent.kube.events import Events
+from ovnagent.kube.events import Events, ObjectRef
+from ovnagent.kube.kinds import KINDS
 from ovnagent.kube.records import Records
-from ovnagent.kube.store import Store
-from ovnagent.kube.watch import KINDS, Watcher
+from ovnagent.kube.store import Changed, Labels, Store
+from ovnagent.kube.watch import Watcher
 from ovnagent.kube.writer import Writer
+from ovnagent.supervision import Loop, Supervisor
 
 RECORD_WORKERS, RECORDS_PER_SECOND = 12, 250.0
-EVENT_WORKERS, EVENTS_PER_SECOND = 2, 50.0
+EVENT_WORKERS, EVENTS_PER_SECOND = 4, 100.0
+SYNC_SECONDS, TIDY_SECONDS = 0.02, 1.0
+
+
+def _nobody(*_: str) -> None:
+    """Who only looks counts nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Who is told of what goes wrong, by words for metrics."""
+
+    watch_error: Callable[[str, str], None] = _nobody
+    """(kind, reason)."""
+    write_dropped: Callable[[str, str], None] = _nobody
+    """(queue, reason)."""
+    event_suppressed: Callable[[str], None] = _nobody
+    """(reason)."""
 
 
 class Kubernetes:
@@ -24,31 +43,41 @@ class Kubernetes:
     def __init__(
         self,
         config: KubeConfig,
-        changed: Callable[[Iterable[VmKey]], None],
+        changed: Changed,
         everything: Callable[[], None],
-        on_error: Callable[[str, str], None],
+        supervisor: Supervisor,
+        counters: Counters = Counters(),
+        tell: bool = True,
     ) -> None:
+        """`tell`: say in Events which objects cannot be read."""
         client = Client(config)
-        self.store = Store(changed, everything)
-        self.record_writer = Writer("records", RECORD_WORKERS, RECORDS_PER_SECOND)
-        self.event_writer = Writer("events", EVENT_WORKERS, EVENTS_PER_SECOND)
-        self.records = Records(client, self.record_writer)
-        self.events = Events(client, self.event_writer)
+        self.store = Store(changed)
+        self.record_writer = Writer(
+            "records", RECORD_WORKERS, RECORDS_PER_SECOND, supervisor, lambda why: counters.write_dropped("records", why)
+        )
+        self.event_writer = Writer(
+            "events", EVENT_WORKERS, EVENTS_PER_SECOND, supervisor, lambda why: counters.write_dropped("events", why)
+        )
+        self.records = Records(client, self.record_writer, lambda keys: changed(keys, False))
+        self.events = Events(client, self.event_writer, counters.event_suppressed)
         self._everything = everything
-        self._watchers = [Watcher(client, kind, self.store, on_error) for kind in KINDS]
-        self._waiter = threading.Thread(target=self._wait_for_sync, name="sync", daemon=True)
-        self._stopping = threading.Event()
+        self._tell = tell
+        self._watchers = [
+            Watcher(client, kind, self.store, counters.watch_error, self._unreadable, supervisor) for kind in KINDS
+        ]
+        self._announced = False
+        self._tidier = supervisor.loop("tidy-kubernetes", self._tidy)
 
     def start(self) -> None:
         self.record_writer.start()
         self.event_writer.start()
         for watcher in self._watchers:
             watcher.start()
-        self._waiter.start()
+        self._tidier.start()
 
     def stop(self, seconds: float = 0.7) -> None:
         """Ends all threads; what is still to be written gets so many seconds."""
-        self._stopping.set()
+        self._tidier.stop()
         for watcher in self._watchers:
             watcher.stop()
         self.record_writer.flush(seconds)
@@ -65,6 +94,11 @@ class Kubernetes:
         """Kind -> seconds for which it has not been heard of longer than a quiet watch explains."""
         return {watcher.kind.name: watcher.age for watcher in self._watchers if not watcher.kind.optional}
 
+    @property
+    def quarantined(self) -> Mapping[str, int]:
+        """Kind -> how many of its objects cannot be read."""
+        return {kind.name: self.store.quarantined(kind.fact) for kind in KINDS}
+
     def facts(self, key: VmKey) -> Facts:
         return self.store.facts(key)
 
@@ -77,11 +111,22 @@ class Kubernetes:
     def nads(self) -> Mapping[str, str]:
         return self.store.nads()
 
-    def _wait_for_sync(self) -> None:
-        """Wake the reconciler once all is there; what has been loaded need never be walked by the collector again
-        (pauses of 400-500 ms with 10,000 VMs)."""
-        while not self.synced:
-            if self._stopping.wait(0.02):
-                return
-        garbage.keep()
-        self._everything()
+    def namespaces(self) -> Mapping[str, Labels]:
+        return self.store.namespaces()
+
+    def _unreadable(self, ref: ObjectRef, why: str) -> None:
+        if self._tell:
+            self.events.warn(ref, "Unreadable", f"{why}; what was known of it before counts until it can be read")
+
+    def _tidy(self, loop: Loop) -> None:
+        """Wake the reconciler once all is there; what has been loaded need never be walked by the collector again (pauses
+        of 400-500 ms with 10,000 VMs). Then look after records that were not heard of again."""
+        if self._announced:
+            self.records.tidy()
+            loop.pause(TIDY_SECONDS)
+        elif self.synced:
+            memory.keep()
+            self._announced = True
+            self._everything()
+        else:
+            loop.pause(SYNC_SECONDS)

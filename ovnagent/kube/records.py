@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
-from ovnagent.core.vm import RECORD_ANNOTATION
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
 from ovnagent.kube.client import ApiError, Client
 from ovnagent.kube.events import ObjectRef
 from ovnagent.kube.writer import Writer
 
 PLURALS = {"VirtualMachine": "virtualmachines", "VirtualMachineInstance": "virtualmachineinstances"}
+SHOWN_SECONDS = 15.0
+"""Within so long the watch should show what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    text: str
+    until: float
+    """Monotonic seconds; infinite until it is written."""
 
 
 class Records:
-    """Never blocks: a record follows behind its port, and a later text for the same VM takes the place of an earlier."""
+    """Never blocks: a record follows behind its port, and a later text for the same VM takes the place of an earlier. A text
+    is sent once: it is remembered until the watch shows it; a VM whose text is not shown is looked at again."""
 
-    def __init__(self, client: Client, writer: Writer) -> None:
+    def __init__(self, client: Client, writer: Writer, look_again: Callable[[set[VmKey]], None]) -> None:
         self._client = client
         self._writer = writer
+        self._look_again = look_again
+        self._lock = threading.Lock()
+        self._sent: dict[ObjectRef, _Sent] = {}
 
-    def put(self, ref: ObjectRef, text: str) -> None:
-        """Set the annotation, on the object of this UID and no other."""
-        self._writer.put(("record", ref.kind, ref.namespace, ref.name), lambda: self._write(ref, text))
+    def keep(self, ref: ObjectRef, present: str, text: str) -> None:
+        """Have the annotation, which is `present` now, say `text`: on the object of this UID and no other."""
+        with self._lock:
+            sent = self._sent.get(ref)
+            if present == text:
+                self._sent.pop(ref, None)
+                return
+            if sent is not None and sent.text == text:
+                return
+            self._sent[ref] = _Sent(text, float("inf"))
+        key = (ref.kind, ref.name)
+        self._writer.put(ref.namespace, key, lambda: self._write(ref, text), lambda: self._forget(ref, text))
+
+    def tidy(self) -> None:
+        """Look again at the VMs on which the watch should have shown a text by now. To be called every second or so."""
+        now = time.monotonic()
+        with self._lock:
+            late = [ref for ref, sent in self._sent.items() if sent.until < now]
+            for ref in late:
+                del self._sent[ref]
+        if late:
+            self._look_again({VmKey(ref.namespace, ref.name) for ref in late})
 
     def _write(self, ref: ObjectRef, text: str) -> None:
         path = f"/apis/kubevirt.io/v1/namespaces/{ref.namespace}/{PLURALS[ref.kind]}/{ref.name}?fieldManager=ovnagent"
@@ -30,3 +67,15 @@ class Records:
             # Gone, or deleted and created again under its name: the new object's own turn will come.
             if error.status not in (404, 422) and not (error.status == 409 and "uid" in str(error).lower()):
                 raise
+            self._forget(ref, text)
+            return
+        with self._lock:
+            sent = self._sent.get(ref)
+            if sent is not None and sent.text == text:
+                self._sent[ref] = _Sent(text, time.monotonic() + SHOWN_SECONDS)
+
+    def _forget(self, ref: ObjectRef, text: str) -> None:
+        with self._lock:
+            sent = self._sent.get(ref)
+            if sent is not None and sent.text == text:
+                del self._sent[ref]

@@ -1,158 +1,163 @@
 """List in pages, then watch, for ever: one thread a kind of object.
 
-A failed list changes nothing in the store. A complete one replaces the kind's content at once.
+A failed list changes nothing in the store. A complete one replaces the kind's content at once. An object that cannot be
+read is set aside, and ends neither: what was known of it stays, and it is read again when it changes, and now and then.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
-import orjson
-import tenacity
-import urllib3
+import msgspec
 
-from ovnagent import garbage
-from ovnagent.core import reduce, vm
-from ovnagent.kube.client import ApiError, Client
-from ovnagent.kube.store import Store
+from ovnagent import memory
+from ovnagent.core import vm
+from ovnagent.kube import decode
+from ovnagent.kube.client import ApiError, Client, MalformedError, TooLongError, reason
+from ovnagent.kube.events import ObjectRef
+from ovnagent.kube.kinds import Kind
+from ovnagent.kube.store import Identity, Store
+from ovnagent.supervision import PATIENCE_SECONDS, Loop, Supervisor, pauses
 
 LOG = logging.getLogger(__name__)
 
-PAGE = 500
+PAGE = 250
+SMALLEST_PAGE = 10
 WATCH_SECONDS = 50
 """After so long the server ends a watch and it is taken up again: a sign of life even where nothing happens."""
 SILENCE_SECONDS = WATCH_SECONDS + 15
+ANSWER_SECONDS = 150.0
+"""The client's own limits for an answer, and then some."""
 SHORT_SECONDS = 0.2
 """A watch that the server ends sooner is not taken up again sooner."""
 ABSENT_SECONDS = 60.0
 """How often an optional kind that is not installed is asked for again."""
+AGAIN_SECONDS = 300.0
+"""How often an object that was set aside is read again, though nothing was heard of it."""
+AGAIN_AT_ONCE = 20
+"""So many of them in one go."""
+MALFORMED = 3
+"""After so many answers in a row that make no sense the watch is begun anew with a list."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of object that is watched in all namespaces."""
+@dataclass(slots=True)
+class _Listing:
+    """What a list has brought so far."""
 
-    name: str
-    """Plural, as in RBAC."""
-    path: str
-    fact: type[vm.Fact]
-    reduce: Callable[[Mapping[str, Any]], vm.Fact]
-    selector: str = ""
-    """Of labels."""
-    fields: str = ""
-    """Of fields."""
-    optional: bool = False
-    """Its CRD may be absent: then there are none."""
-
-
-KUBEVIRT = "/apis/kubevirt.io/v1"
-KINDS = (
-    Kind("virtualmachines", f"{KUBEVIRT}/virtualmachines", vm.VirtualMachine, reduce.virtual_machine),
-    Kind("virtualmachineinstances", f"{KUBEVIRT}/virtualmachineinstances", vm.Instance, reduce.instance),
-    Kind("virtualmachineinstancemigrations", f"{KUBEVIRT}/virtualmachineinstancemigrations", vm.Migration, reduce.migration),
-    Kind("pods", "/api/v1/pods", vm.Launcher, reduce.launcher, selector="kubevirt.io=virt-launcher"),
-    Kind("nodes", "/api/v1/nodes", vm.Node, reduce.node),
-    Kind(
-        "network-attachment-definitions",
-        "/apis/k8s.cni.cncf.io/v1/network-attachment-definitions",
-        vm.Attachable,
-        reduce.attachable,
-        optional=True,
-    ),
-)
-
-
-class ExpiredError(Exception):
-    """The resource version is too old (HTTP 410): list again."""
+    facts: list[vm.Fact] = field(default_factory=list)
+    aside: dict[Identity, str] = field(default_factory=dict)
+    nameless: int = 0
 
 
 class Watcher:
-    """Keeps one kind of the store as it is in the cluster."""
+    """Keeps one kind of the store as it is in the cluster. `on_error(kind, reason)`; `on_aside(object, why)`: an object
+    that its owner should hear of is not readable."""
 
-    def __init__(self, client: Client, kind: Kind, store: Store, on_error: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        kind: Kind,
+        store: Store,
+        on_error: Callable[[str, str], None],
+        on_aside: Callable[[ObjectRef, str], None],
+        supervisor: Supervisor,
+    ) -> None:
         self.kind = kind
         self.synced = False
         """Listed completely at least once."""
         self._client = client
         self._store = store
         self._on_error = on_error
+        self._on_aside = on_aside
+        self._supervisor = supervisor
         self._last_contact = time.monotonic()
-        self._stopping = threading.Event()
         self._version = ""
-        self._thread = threading.Thread(target=self._run, name=f"watch-{kind.name}", daemon=True)
+        self._malformed = 0
+        self._again_at = time.monotonic() + AGAIN_SECONDS
+        self._again: list[Identity] = []
+        wait = pauses(ABSENT_SECONDS) if kind.optional else pauses()
+        self._loop = supervisor.loop(f"watch-{kind.name}", self._follow, self._report, wait)
 
     def start(self) -> None:
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
-        """The thread is a daemon and may hang in a read: it is not waited for."""
-        self._stopping.set()
+        """The thread may hang in a read: it is not waited for."""
+        self._loop.stop()
 
     @property
     def age(self) -> float:
         """Seconds for which the API server has not been heard of longer than a quiet watch explains."""
         return max(0.0, time.monotonic() - self._last_contact - SILENCE_SECONDS)
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            retrying = tenacity.Retrying(
-                wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=ABSENT_SECONDS if self.kind.optional else 10),
-                sleep=tenacity.sleep_using_event(self._stopping),
-                stop=tenacity.stop_when_event_set(self._stopping),
-                before_sleep=self._report,
-            )
-            try:
-                retrying(self._follow)
-            except tenacity.RetryError:
-                return
-
-    def _follow(self) -> None:
+    def _follow(self, loop: Loop) -> None:
         """List if need be, then one watch until the server ends it. Returns after each sign of life, so that a later
         failure starts with a short pause again."""
         try:
             if not self._version:
                 self._list()
+            else:
+                self._look_again()
             self._watch()
-        except ExpiredError:
-            self._version = ""
         except ApiError as error:
-            if error.status == 404 and self.kind.optional:
+            if error.status == 410:  # the resource version is too old: list again
+                self._version = ""
+            elif error.status == 404 and self.kind.optional:
                 self._store.replace(self.kind.fact, ())
                 self._alive(synced=True)
-                self._stopping.wait(ABSENT_SECONDS)
-                return
-            if error.status == 410:
+                loop.pause(ABSENT_SECONDS)
+            else:
+                raise
+        except MalformedError:
+            self._malformed += 1
+            if self._malformed >= MALFORMED:
                 self._version = ""
-                return
             raise
 
     def _list(self) -> None:
-        facts: list[vm.Fact] = []
-        version, token = "", ""
-        with garbage.held_back():
-            while True:
-                query = {"limit": str(PAGE)} | ({"continue": token} if token else {})
-                page = orjson.loads(self._client.request("GET", self._path(query)))
-                for item in page["items"] or ():
-                    facts.append(self.kind.reduce(item))
+        listing = _Listing()
+        token, limit = "", PAGE
+        with memory.loading():
+            while not self._loop.stopping.is_set():
+                self._loop.beat(ANSWER_SECONDS)
+                query = {"limit": str(limit)} | ({"continue": token} if token else {})
+                try:
+                    meta, objects = decode.page(self._client.request("GET", self._path(query)))
+                except TooLongError:
+                    if limit <= SMALLEST_PAGE:
+                        raise
+                    limit //= 5
+                    continue
+                self._loop.beat()
                 self._last_contact = time.monotonic()
-                meta = page.get("metadata") or {}
-                version, token = meta.get("resourceVersion") or version, meta.get("continue") or ""
-                if not token or self._stopping.is_set():
+                for raw in objects:
+                    self._collect(raw, listing)
+                del objects  # or it would stay until the next page has come
+                token = meta.token
+                if not token:
                     break
-        if self._stopping.is_set():
+        if self._loop.stopping.is_set():
             return
-        self._store.replace(self.kind.fact, facts)
-        self._version = version
+        self._store.replace(self.kind.fact, listing.facts, listing.aside, listing.nameless)
+        self._version = meta.version
         if not self.synced:
-            LOG.info("listed", extra={"kind": self.kind.name, "objects": len(facts)})
+            LOG.info("listed", extra={"kind": self.kind.name, "objects": len(listing.facts)})
         self._alive(synced=True)
+
+    def _collect(self, raw: msgspec.Raw, listing: _Listing) -> None:
+        try:
+            listing.facts.append(self.kind.reduce(decode.load(raw)))
+        except Exception as error:
+            meta = decode.meta(raw)
+            if meta is not None and meta.name:
+                listing.aside[meta.namespace, meta.name] = self._unreadable(meta, error)
+            else:
+                listing.nameless += 1
+                self._unreadable(decode.Meta(), error)
 
     def _watch(self) -> None:
         query = {
@@ -162,29 +167,68 @@ class Watcher:
             "timeoutSeconds": str(WATCH_SECONDS),
         }
         started = time.monotonic()
-        for event in self._events(self._path(query)):
-            if self._stopping.is_set():
+        self._loop.beat(SILENCE_SECONDS + PATIENCE_SECONDS)
+        for line in self._client.lines(self._path(query), SILENCE_SECONDS):
+            if self._loop.stopping.is_set():
                 return
+            self._loop.beat()
             self._alive()
-            obj = event["object"]
-            match event["type"]:
-                case "ADDED" | "MODIFIED":
-                    self._store.put(self.kind.reduce(obj))
-                case "DELETED":
-                    self._store.delete(self.kind.reduce(obj))
-                case "ERROR":
-                    if obj.get("code") == 410:
-                        raise ExpiredError
-                    raise ApiError(int(obj.get("code") or 500), "WATCH", self.kind.path, str(obj.get("message")))
-            self._version = obj["metadata"]["resourceVersion"]
+            self._event(line)
+            self._loop.beat(SILENCE_SECONDS + PATIENCE_SECONDS)
         self._alive()
         if time.monotonic() - started < SHORT_SECONDS:  # a proxy that ends watches at once must not be asked all the time
-            self._stopping.wait(SHORT_SECONDS)
+            self._loop.pause(SHORT_SECONDS)
 
-    def _events(self, path: str) -> Iterator[Mapping[str, Any]]:
-        for line in self._client.lines(path, SILENCE_SECONDS):
-            event = orjson.loads(line)
-            yield event
+    def _event(self, line: bytes) -> None:
+        type_, raw = decode.event(line)
+        if type_ == "ERROR":
+            status = decode.load(raw)
+            code = status.get("code") if isinstance(status, dict) else 0
+            raise ApiError(code if isinstance(code, int) and code else 500, "WATCH", self.kind.path, str(status)[:200])
+        meta = decode.meta(raw)
+        if meta is None or not meta.version:
+            raise MalformedError(f"an event {type_[:20]} without a resourceVersion")
+        if type_ in ("ADDED", "MODIFIED"):
+            self._take(raw, meta)
+        elif type_ == "DELETED":
+            self._store.delete(self.kind.fact, (meta.namespace, meta.name))
+        self._version = meta.version
+        self._malformed = 0
+
+    def _take(self, raw: msgspec.Raw, meta: decode.Meta) -> None:
+        """One object as it is now."""
+        try:
+            self._store.put(self.kind.reduce(decode.load(raw)))
+        except Exception as error:
+            self._store.set_aside(self.kind.fact, (meta.namespace, meta.name), self._unreadable(meta, error))
+
+    def _unreadable(self, meta: decode.Meta, error: Exception) -> str:
+        """Say once that an object is set aside; why."""
+        identity = (meta.namespace, meta.name)
+        why = f"{self.kind.kind} {'/'.join(filter(None, identity)) or 'without a name'} cannot be read: {error!r}"[:300]
+        before = self._store.aside(self.kind.fact).get(identity)
+        if before is None or before.reason != why:
+            LOG.warning("object set aside", extra={"kind": self.kind.name, "reason": why})
+            if meta.name:
+                self._on_aside(ObjectRef(self.kind.kind, meta.namespace, meta.name, meta.uid), why)
+        return why
+
+    def _look_again(self) -> None:
+        """Read again what was set aside, every few minutes, some at a time."""
+        now = time.monotonic()
+        if not self._again and now >= self._again_at:
+            self._again_at = now + AGAIN_SECONDS
+            self._again = list(self._store.aside(self.kind.fact))
+        for _ in range(min(AGAIN_AT_ONCE, len(self._again))):
+            identity = self._again.pop()
+            if identity not in self._store.aside(self.kind.fact):
+                continue
+            self._loop.beat(ANSWER_SECONDS)
+            # A list of one: the agent needs no right to `get` for it.
+            fields = f"metadata.name={identity[1]}" + (f",metadata.namespace={identity[0]}" if identity[0] else "")
+            for raw in decode.page(self._client.request("GET", self._path({"fieldSelector": fields})))[1]:
+                if (meta := decode.meta(raw)) is not None:
+                    self._take(raw, meta)
 
     def _path(self, query: dict[str, str]) -> str:
         if self.kind.selector:
@@ -197,22 +241,24 @@ class Watcher:
         self._last_contact = time.monotonic()
         self.synced = self.synced or synced
 
-    def _report(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        pause = round(state.next_action.sleep, 1) if state.next_action else 0
-        reason, remedy = explain(error, self.kind)
-        self._on_error(self.kind.name, reason)
-        LOG.warning("watch failed", extra={"kind": self.kind.name, "reason": f"{error}{remedy}", "retry_seconds": pause})
+    def _report(self, error: Exception, pause: float) -> None:
+        why = reason(error)
+        self._on_error(self.kind.name, why)
+        if why == "fault":
+            self._supervisor.failure(self._loop.name, error, pause)
+        text = f"{error}{remedy(error, self.kind.name)}"
+        LOG.warning("watch failed", extra={"kind": self.kind.name, "reason": text, "retry_seconds": pause})
 
 
-def explain(error: BaseException | None, kind: Kind) -> tuple[str, str]:
-    """(a word for the metric, the remedy as the end of a sentence) of a failed list or watch."""
-    if isinstance(error, ApiError):
-        if error.status == 403:
-            return "forbidden", f"; grant the verbs get, list and watch on {kind.name} to the agent's service account"
-        if error.status == 404:
-            return "not_found", "; is KubeVirt installed in this cluster?"
-        return f"http_{error.status}", ""
-    if isinstance(error, urllib3.exceptions.HTTPError | OSError):
-        return "connection", ""
-    return "malformed", ""
+def remedy(error: BaseException, resource: str) -> str:
+    """What to do about a failed list or watch, as the end of a sentence."""
+    match error.status if isinstance(error, ApiError) else 0:
+        case 401:
+            return "; the API server does not accept the agent's credentials: renew its token or its kubeconfig"
+        case 403:
+            return f"; grant the verbs get, list and watch on {resource} to the agent's service account"
+        case 404:
+            return "; is KubeVirt installed in this cluster?"
+        case 429:
+            return "; the API server has too much to do: it is asked again when it says so"
+    return ""

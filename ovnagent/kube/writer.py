@@ -8,110 +8,171 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import tenacity
 import urllib3
 
-from ovnagent.kube.client import ApiError
+from ovnagent.kube.client import ApiError, MalformedError, reason
+from ovnagent.supervision import PATIENCE_SECONDS, Loop, Supervisor, pauses
 
 LOG = logging.getLogger(__name__)
 
 CAPACITY = 50_000
+"""Writes that wait at most."""
 ATTEMPTS = 8
+WRITE_SECONDS = 300.0
+"""One attempt, with all that the client waits for in it."""
+IDLE_SECONDS = 5.0
+SAY_SECONDS = 30.0
+"""Of writes given up for the same reason only one in so many seconds is logged; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    carry_out: Callable[[], None]
+    given_up: Callable[[], None]
 
 
 class Writer:
-    """`put` never blocks. Of several writes under one key only the newest is carried out; beyond the capacity the oldest
-    are dropped (`dropped` counts them)."""
+    """`put` never blocks. Of several writes under one key only the newest is carried out. Namespaces take turns, and none
+    has more than half of the workers: 5,000 changes in one, or writes that fail and are tried again, hold up nobody else.
+    Beyond the capacity the oldest of that namespace is dropped which has most. `on_dropped(reason)`: `queue_full`, or why
+    the API server's answer let it be given up."""
 
-    def __init__(self, name: str, workers: int, per_second: float) -> None:
+    def __init__(
+        self, name: str, workers: int, per_second: float, supervisor: Supervisor, on_dropped: Callable[[str], None]
+    ) -> None:
         self.name = name
-        self.dropped = 0
+        self._on_dropped = on_dropped
         self._pause = 1 / per_second
+        self._share = max(1, workers // 2)
         self._condition = threading.Condition()
-        self._queue: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
-        self._busy: set[Hashable] = set()
+        self._queue: OrderedDict[str, OrderedDict[Hashable, _Write]] = OrderedDict()
+        """By namespace, in turns."""
+        self._size = 0
+        self._busy: set[tuple[str, Hashable]] = set()
+        self._working: Counter[str] = Counter()
         self._next = 0.0
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(workers)
-        ]
+        self._said: dict[str, float] = {}
+        self._loops = [supervisor.loop(f"{name}-{number}", self._step) for number in range(workers)]
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
-        self._stopping.set()
+        for loop in self._loops:
+            loop.stop()
         with self._condition:
             self._condition.notify_all()
 
     @property
     def pending(self) -> int:
         with self._condition:
-            return len(self._queue) + len(self._busy)
+            return self._size + len(self._busy)
 
-    def put(self, key: Hashable, write: Callable[[], None]) -> None:
+    def put(
+        self, namespace: str, key: Hashable, carry_out: Callable[[], None], given_up: Callable[[], None] = lambda: None
+    ) -> None:
+        """`given_up`: called if it comes to nothing."""
+        dropped = None
         with self._condition:
-            self._queue.pop(key, None)
-            self._queue[key] = write
-            if len(self._queue) > CAPACITY:
-                self._queue.popitem(last=False)
-                self.dropped += 1
+            writes = self._queue.setdefault(namespace, OrderedDict())
+            self._size += key not in writes
+            writes[key] = _Write(carry_out, given_up)
+            if self._size > CAPACITY:
+                most = max(self._queue.values(), key=len)
+                _, dropped = most.popitem(last=False)
+                self._size -= 1
             self._condition.notify()
+        if dropped is not None:
+            self._drop(dropped, "queue_full", f"more than {CAPACITY} writes wait")
 
     def flush(self, seconds: float) -> bool:
         """Wait until all is written, for so long at most; whether it is."""
         deadline = time.monotonic() + seconds
         with self._condition:
-            while (self._queue or self._busy) and time.monotonic() < deadline:
+            while (self._size or self._busy) and time.monotonic() < deadline:
                 self._condition.wait(max(0.0, deadline - time.monotonic()))
-            return not (self._queue or self._busy)
+            return not (self._size or self._busy)
 
-    def _work(self) -> None:
-        while True:
-            with self._condition:
-                key = self._ready()
-                while key is None and not self._stopping.is_set():
-                    self._condition.wait()
-                    key = self._ready()
-                if key is None:
-                    return
-                write = self._queue.pop(key)
-                self._busy.add(key)
-                now = time.monotonic()
-                self._next = max(now, self._next) + self._pause
-                pause = self._next - now - self._pause
+    def _step(self, loop: Loop) -> None:
+        """One write, or a short wait for one."""
+        with self._condition:
+            taken = self._take()
+            if taken is None:
+                loop.beat(IDLE_SECONDS + PATIENCE_SECONDS)
+                self._condition.wait(IDLE_SECONDS)
+                return
+            namespace, key, write = taken
+            self._busy.add((namespace, key))
+            self._working[namespace] += 1
+            now = time.monotonic()
+            self._next = max(now, self._next) + self._pause
+            pause = self._next - now - self._pause
+        try:
             if pause > 0:
-                self._stopping.wait(pause)
-            self._write(write)
+                loop.pause(pause)
+            self._write(write, loop)
+        finally:
             with self._condition:
-                self._busy.discard(key)
+                self._busy.discard((namespace, key))
+                self._working[namespace] -= 1
+                if not self._working[namespace]:
+                    del self._working[namespace]
                 self._condition.notify_all()
 
-    def _ready(self) -> Hashable | None:
-        """The oldest key of which no write is under way: two writes of one object never overtake each other."""
-        return next((key for key in self._queue if key not in self._busy), None)
+    def _take(self) -> tuple[str, Hashable, _Write] | None:
+        """The oldest write of the namespace whose turn it is, of a key of which none is under way: two writes of one object
+        never overtake each other."""
+        for namespace, writes in self._queue.items():
+            if self._working[namespace] >= self._share:
+                continue
+            key = next((key for key in writes if (namespace, key) not in self._busy), None)
+            if key is not None:
+                write = writes.pop(key)
+                self._size -= 1
+                self._queue.move_to_end(namespace)
+                if not writes:
+                    del self._queue[namespace]
+                return namespace, key, write
+        return None
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write(self, write: _Write, loop: Loop) -> None:
+        def attempt() -> None:
+            loop.beat(WRITE_SECONDS)
+            write.carry_out()
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passing),
-            wait=tenacity.wait_exponential_jitter(multiplier=0.1, max=10),
-            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_when_event_set(self._stopping),
-            sleep=tenacity.sleep_using_event(self._stopping),
+            wait=pauses(),
+            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_when_event_set(loop.stopping),
+            sleep=loop.pause,
             reraise=True,
         )
         try:
-            retrying(write)
-        except (ApiError, urllib3.exceptions.HTTPError, OSError) as error:
-            self.dropped += 1
-            LOG.warning("write given up", extra={"queue": self.name, "reason": str(error)})
+            retrying(attempt)
+        except Exception as error:
+            self._drop(write, reason(error), f"{error!r}" if reason(error) == "fault" else str(error))
+
+    def _drop(self, write: _Write, why: str, text: str) -> None:
+        self._on_dropped(why)
+        now = time.monotonic()
+        if now - self._said.get(why, -SAY_SECONDS) >= SAY_SECONDS:
+            self._said[why] = now
+            LOG.warning("write given up", extra={"queue": self.name, "reason": text + self._remedy(why)})
+        write.given_up()
+
+    def _remedy(self, why: str) -> str:
+        verbs = {"events": "create and patch on events", "records": "patch on virtualmachines and virtualmachineinstances"}
+        return f"; grant the verbs {verbs[self.name]}" if why == "forbidden" and self.name in verbs else ""
 
 
 def _passing(error: BaseException) -> bool:
-    """Worth another try: no answer, a conflict, or trouble on the server's side."""
+    """Worth another try: no answer, a conflict, credentials being renewed, or trouble on the server's side."""
     if isinstance(error, ApiError):
-        return error.status in (409, 429) or error.status >= 500
-    return isinstance(error, urllib3.exceptions.HTTPError | OSError)
+        return error.status in (401, 409, 429) or error.status >= 500
+    return isinstance(error, urllib3.exceptions.HTTPError | OSError | MalformedError)

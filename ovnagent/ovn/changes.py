@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ovnagent.core.dhcp import DhcpOptions
 from ovnagent.core.ports import CLUSTER, PORT, Port, PresentPort
 from ovnagent.core.routers import RouterPort
+from ovnagent.ovn import atoms
 
 Operation = dict[str, Any]
 
@@ -61,7 +62,15 @@ class DeleteRows:
     uuids: tuple[str, ...]
 
 
-Change = CreateSwitch | CreatePort | UpdatePort | DeletePort | PutRouterPort | DeleteRows
+@dataclass(frozen=True, slots=True)
+class SetGlobal:
+    """A key of NB_Global's external_ids; an empty value removes it."""
+
+    key: str
+    value: str
+
+
+Change = CreateSwitch | CreatePort | UpdatePort | DeletePort | PutRouterPort | DeleteRows | SetGlobal
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,8 @@ class Known:
 def operations(changes: Iterable[Change], known: Known, cluster: str) -> list[Operation]:
     """The operations of one transaction.
 
-    Raises KeyError for a port on a switch that neither exists nor is created here: nothing is left half done."""
+    Raises KeyError for a port on a switch that neither exists nor is created here, and atoms.UnwritableError for a value
+    that must not stand where it would: nothing is left half done."""
     made = _Operations(known, cluster)
     for change in changes:
         match change:
@@ -95,6 +105,8 @@ def operations(changes: Iterable[Change], known: Known, cluster: str) -> list[Op
                 made.put_router_port(change)
             case DeleteRows(table, uuids):
                 made.rows += [{"op": "delete", "table": table, "where": [_is(uuid)]} for uuid in uuids]
+            case SetGlobal(key, value):
+                made.set_global(key, value)
     return made.all()
 
 
@@ -114,14 +126,15 @@ class _Operations:
 
     def _create_named(self, table: str, name: str) -> list[str]:
         """Only if there is none of this name at that moment: OVN would allow a second one."""
-        none = {"op": "wait", "table": table, "where": [["name", "==", name]], "timeout": 0}
+        none = {"op": "wait", "table": table, "where": [["name", "==", atoms.text(table, "name", name)]], "timeout": 0}
         self.rows.append({**none, "columns": ["name"], "until": "==", "rows": []})
-        return self._insert(table, {"name": name, "external_ids": _map({CLUSTER: self.cluster})})
+        return self._insert(table, {"name": name, "external_ids": {CLUSTER: self.cluster}})
 
-    def _insert(self, table: str, row: Mapping[str, Any]) -> list[str]:
-        """A new row; how the rest of the transaction refers to it."""
+    def _insert(self, table: str, columns: Mapping[str, atoms.Value], **written: Any) -> list[str]:
+        """A new row; how the rest of the transaction refers to it. `written`: columns as atoms has made them already."""
         named = _new_name()
-        self.rows.append({"op": "insert", "table": table, "uuid-name": named, "row": dict(row)})
+        row = atoms.row(table, columns) | written
+        self.rows.append({"op": "insert", "table": table, "uuid-name": named, "row": row})
         return ["named-uuid", named]
 
     def _dhcp(self, options: DhcpOptions | None) -> list[Any]:
@@ -129,25 +142,22 @@ class _Operations:
         if options is None:
             return ["set", []]
         if options not in self.dhcp:
-            row = {
-                "cidr": options.cidr,
-                "options": _map(dict(options.options)),
-                "external_ids": _map({CLUSTER: self.cluster}),
-            }
-            self.dhcp[options] = self._insert("DHCP_Options", row)
+            ours = {"external_ids": {CLUSTER: self.cluster}}
+            self.dhcp[options] = self._insert("DHCP_Options", ours, **atoms.dhcp_row(options))
         return self.dhcp[options]
 
-    def _dns_row(self, port: Port) -> dict[str, Any]:
+    def _dns(self, port: Port) -> list[str]:
         name, _, addresses = port.dns.partition(" ")
-        return {"records": _map({name: addresses}), "external_ids": _map({CLUSTER: self.cluster, PORT: port.name})}
+        ours = {"external_ids": {CLUSTER: self.cluster, PORT: port.name}}
+        return self._insert("DNS", ours, records=atoms.dns_records(name, addresses))
 
     def create_port(self, port: Port) -> None:
-        row: dict[str, Any] = {
+        row: dict[str, atoms.Value] = {
             "name": port.name,
-            "addresses": _set(port.addresses),
-            "port_security": _set(port.port_security),
-            "options": _map(dict(port.options)),
-            "external_ids": _map(dict(port.external_ids)),
+            "addresses": port.addresses,
+            "port_security": port.port_security,
+            "options": dict(port.options),
+            "external_ids": dict(port.external_ids),
         }
         if port.type:
             row["type"] = port.type
@@ -159,7 +169,7 @@ class _Operations:
             row["dhcpv6_options"] = self._dhcp(port.dhcpv6)
         self.added[port.switch, "ports"].append(self._insert("Logical_Switch_Port", row))
         if port.dns:
-            self.added[port.switch, "dns_records"].append(self._insert("DNS", self._dns_row(port)))
+            self.added[port.switch, "dns_records"].append(self._dns(port))
 
     def delete_port(self, present: PresentPort) -> None:
         self.removed[present.port.switch, "ports"].append(present.uuid)
@@ -174,11 +184,11 @@ class _Operations:
         old = present.port
         where = [_is(present.uuid)]
         rows: list[Operation] = []
-        columns: dict[str, Any] = {}
+        columns: dict[str, atoms.Value] = {}
         if port.addresses != old.addresses:
-            columns["addresses"] = _set(port.addresses)
+            columns["addresses"] = port.addresses
         if port.port_security != old.port_security:
-            columns["port_security"] = _set(port.port_security)
+            columns["port_security"] = port.port_security
         if port.type != old.type:
             columns["type"] = port.type
         if port.enabled != old.enabled:
@@ -188,7 +198,8 @@ class _Operations:
         if port.dhcpv6 != old.dhcpv6:
             columns["dhcpv6_options"] = self._dhcp(port.dhcpv6)
         if columns:
-            rows.append({"op": "update", "table": "Logical_Switch_Port", "where": where, "row": columns})
+            row = atoms.row("Logical_Switch_Port", columns)
+            rows.append({"op": "update", "table": "Logical_Switch_Port", "where": where, "row": row})
         mutations = [
             *_map_mutations("options", dict(old.options), dict(port.options)),
             *_map_mutations("external_ids", dict(old.external_ids), dict(port.external_ids)),
@@ -201,24 +212,24 @@ class _Operations:
         if (port.dns, port.switch) != (old.dns, old.switch):
             self._delete_dns(present)
             if port.dns:
-                self.added[port.switch, "dns_records"].append(self._insert("DNS", self._dns_row(port)))
+                self.added[port.switch, "dns_records"].append(self._dns(port))
         self.rows += rows
 
     def put_router_port(self, change: PutRouterPort) -> None:
         port = change.port
-        row = {
+        table = "Logical_Router_Port"
+        row: dict[str, atoms.Value] = {
             "mac": port.mac,
-            "networks": _set(port.networks),
-            "ipv6_ra_configs": _map(dict(port.advertisements)),
+            "networks": port.networks,
+            "ipv6_ra_configs": dict(port.advertisements),
         }
         if change.present and not change.right:
             where = [_is(change.present)]
-            self.rows.append({"op": "update", "table": "Logical_Router_Port", "where": where, "row": row})
+            self.rows.append({"op": "update", "table": table, "where": where, "row": atoms.row(table, row)})
         elif not change.present:
             if port.router not in self.routers:
                 self.routers[port.router] = self._create_named("Logical_Router", port.router)
-            row |= {"name": port.name, "external_ids": _map({CLUSTER: self.cluster})}
-            member = self._insert("Logical_Router_Port", row)
+            member = self._insert(table, row | {"name": port.name, "external_ids": {CLUSTER: self.cluster}})
             self.rows.append(_mutate("Logical_Router", self.routers[port.router], "ports", "insert", [member]))
         if not change.switch_port:
             # Not with the key by which the ports of VMs are known: this one belongs to no VM.
@@ -228,12 +239,19 @@ class _Operations:
                     {
                         "name": port.switch_port,
                         "type": "router",
-                        "addresses": _set(["router"]),
-                        "options": _map({"router-port": port.name}),
-                        "external_ids": _map({"ovnagent-router": self.cluster}),
+                        "addresses": ("router",),
+                        "options": {"router-port": port.name},
+                        "external_ids": {"ovnagent-router": self.cluster},
                     },
                 )
             )
+
+    def set_global(self, key: str, value: str) -> None:
+        table, column = "NB_Global", "external_ids"
+        mutations: list[list[Any]] = [[column, "delete", atoms.keys(table, column, [key])]]
+        if value:
+            mutations.append([column, "insert", atoms.pairs(table, column, {key: value})])
+        self.rows.append({"op": "mutate", "table": table, "where": [], "mutations": mutations})
 
     def all(self) -> list[Operation]:
         """Rows first, then one mutation of `ports` for each switch and direction, however many ports there are."""
@@ -261,16 +279,9 @@ def _map_mutations(column: str, old: Mapping[str, str], new: Mapping[str, str]) 
     every key that comes, changes or goes is deleted first."""
     fresh = {key: value for key, value in new.items() if old.get(key) != value}
     stale = [*fresh, *(key for key in old if key not in new)]
-    mutations: list[list[Any]] = [[column, "delete", ["set", stale]]] if stale else []
-    return [*mutations, [column, "insert", _map(fresh)]] if fresh else mutations
-
-
-def _set(values: Sequence[str]) -> list[Any]:
-    return ["set", list(values)]
-
-
-def _map(values: Mapping[str, str]) -> list[Any]:
-    return ["map", [[key, value] for key, value in values.items()]]
+    table = "Logical_Switch_Port"
+    mutations: list[list[Any]] = [[column, "delete", atoms.keys(table, column, stale)]] if stale else []
+    return [*mutations, [column, "insert", atoms.pairs(table, column, fresh)]] if fresh else mutations
 
 
 def _new_name() -> str:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from immutables import Map
+
+from ovnagent.core.addresses import Foreign
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ def foreign_port(
 ) -> ForeignPort:
     """`entries`: those of `addresses` and `dynamic_addresses`: `MAC IP...`, `dynamic IP...`, `MAC dynamic`, `router`,
     `unknown` (ovn-nb(5)). What is no address is passed over."""
-    words = [entry.split() for entry in entries]
+    words = [split for entry in entries if (split := entry.split())]
     ips = [ip for entry in words for ip in entry[1:]]
     if type_ == "virtual":
         ips.append(options.get("virtual-ip", ""))
@@ -44,44 +52,59 @@ def foreign_port(
         name=name,
         switch=switch,
         ips=_ips(ips),
-        macs=tuple(dict.fromkeys(entry[0].lower() for entry in words if entry and ":" in entry[0])),
+        macs=tuple(dict.fromkeys(mac for entry in words for mac in _mac(entry[0]))),
         router_port=options.get("router-port", "") if type_ == "router" else "",
     )
 
 
-class Uses(dict[str, str]):
-    """Address -> phrase that names its user; it is free when the last of several users lets go."""
+class Uses(Generic[K]):
+    """Who uses what; a thing is free when the last of its users lets go."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._users: dict[str, list[str]] = {}
+        self.now: Map[K, str] = Map()
+        """Thing -> its user (the first one where there are several). Replaced, never changed."""
+        self._further: dict[K, list[str]] = {}
 
-    def add(self, address: str, phrase: str) -> None:
-        users = self._users.setdefault(address, [])
-        users.append(phrase)
-        self[address] = users[0]
-
-    def drop(self, address: str, phrase: str) -> None:
-        users = self._users[address]
-        users.remove(phrase)
-        if users:
-            self[address] = users[0]
+    def add(self, thing: K, user: str) -> None:
+        if thing in self.now:
+            self._further.setdefault(thing, []).append(user)
         else:
-            del self[address], self._users[address]
+            self.now = self.now.set(thing, user)
+
+    def drop(self, thing: K, user: str) -> None:
+        further = self._further.get(thing, [])
+        if self.now[thing] != user:
+            further.remove(user)
+        elif further:
+            self.now = self.now.set(thing, further.pop(0))
+        else:
+            self.now = self.now.delete(thing)
+        if not further:
+            self._further.pop(thing, None)
 
 
 class Inventory:
-    """Bookkeeping by row, O(1) a change. The mappings may be read from any thread; they are changed in place."""
+    """Bookkeeping by row, O(log n) a change."""
 
     def __init__(self) -> None:
-        self.ips: defaultdict[str, Uses] = defaultdict(Uses)
-        """Switch -> IP -> phrase that names the user."""
-        self.macs: defaultdict[str, Uses] = defaultdict(Uses)
-        self.names = Uses()
-        """Port name -> phrase that names the user."""
+        self.ips: defaultdict[str, Uses[str]] = defaultdict(Uses)
+        """Switch -> who uses which IP address there; users are phrases that name them."""
+        self.macs: defaultdict[str, Uses[str]] = defaultdict(Uses)
+        self.names: Uses[str] = Uses()
+        """Who has which port name."""
         self._ports: dict[str, ForeignPort] = {}  # by row UUID
-        self._routers: dict[str, tuple[str, tuple[str, ...]]] = {}  # router port -> MAC, IPs
+        self._routers: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}  # router port -> MACs, IPs
         self._attached: defaultdict[str, set[str]] = defaultdict(set)  # router port -> row UUIDs
+
+    def foreign(self) -> Map[str, Foreign]:
+        """Switch -> what is used there, now."""
+        return Map(
+            {
+                switch: Foreign(self.ips[switch].now, self.macs[switch].now)
+                for switch in {*self.ips, *self.macs}
+                if self.ips[switch].now or self.macs[switch].now
+            }
+        )
 
     def put(self, row_id: str, port: ForeignPort) -> bool:
         """Note a port as it is now; False if that is no news."""
@@ -89,7 +112,8 @@ class Inventory:
             return False
         self.remove(row_id)
         self._ports[row_id] = port
-        self._attached[port.router_port].add(row_id)
+        if port.router_port:
+            self._attached[port.router_port].add(row_id)
         for uses, what in self._uses(port):
             uses.add(what, port.phrase)
         return True
@@ -99,19 +123,22 @@ class Inventory:
         port = self._ports.pop(row_id, None)
         if port is None:
             return False
-        self._attached[port.router_port].discard(row_id)
+        if port.router_port:
+            self._attached[port.router_port].discard(row_id)
+            if not self._attached[port.router_port]:
+                del self._attached[port.router_port]
         for uses, what in self._uses(port):
             uses.drop(what, port.phrase)
         return True
 
     def put_router_port(self, name: str, mac: str, networks: Sequence[str]) -> bool:
         """Note a router port; True if it is behind one of the agent's switches."""
-        return self._change_router_port(name, (mac.lower(), _ips(networks)))
+        return self._change_router_port(name, (_mac(mac), _ips(networks)))
 
     def remove_router_port(self, name: str) -> bool:
         return self._change_router_port(name, None)
 
-    def _change_router_port(self, name: str, now: tuple[str, tuple[str, ...]] | None) -> bool:
+    def _change_router_port(self, name: str, now: tuple[tuple[str, ...], tuple[str, ...]] | None) -> bool:
         attached = [(row_id, self._ports[row_id]) for row_id in self._attached.get(name, ())]
         for row_id, _ in attached:
             self.remove(row_id)
@@ -123,24 +150,33 @@ class Inventory:
             self.put(row_id, port)
         return bool(attached)
 
-    def _uses(self, port: ForeignPort) -> Iterator[tuple[Uses, str]]:
+    def _uses(self, port: ForeignPort) -> Iterator[tuple[Uses[str], str]]:
         """What a port uses: its name, and on the agent's switches its addresses, those of its router included."""
         yield self.names, port.name
         if port.switch:
-            mac, ips = self._routers.get(port.router_port, ("", ()))
+            macs, ips = self._routers.get(port.router_port, ((), ()))
             for ip in dict.fromkeys((*port.ips, *ips)):
                 yield self.ips[port.switch], ip
-            for address in dict.fromkeys((*port.macs, mac)):
-                if address:
-                    yield self.macs[port.switch], address
+            for mac in dict.fromkeys((*port.macs, *macs)):
+                yield self.macs[port.switch], mac
 
 
 def _ips(texts: Iterable[str]) -> tuple[str, ...]:
-    """Addresses, with or without a prefix length, as ipaddress writes them, each once."""
+    """Addresses, with or without a prefix length or a zone, as ipaddress writes them, each once."""
     found: dict[str, None] = {}
     for text in texts:
         try:
-            found[str(ipaddress.ip_interface(text).ip)] = None
+            found[str(ipaddress.ip_address(text.partition("/")[0].partition("%")[0]))] = None
         except ValueError:
             continue
     return tuple(found)
+
+
+_MAC = re.compile("[0-9a-f]{1,2}(:[0-9a-f]{1,2}){5}")
+
+
+def _mac(text: str) -> tuple[str, ...]:
+    """A MAC with two digits for each byte (OVS reads `a:0:0:0:0:1`, too), or nothing."""
+    if _MAC.fullmatch(text := text.lower()) is None:
+        return ()
+    return (text if len(text) == 17 else ":".join(part.zfill(2) for part in text.split(":")),)

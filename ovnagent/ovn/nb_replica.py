@@ -8,20 +8,24 @@ foreign ones by UUID. 100,000 ports on other switches are never copied.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from immutables import Map
 from ovs.db import idl as ovs_idl
 
-from ovnagent import garbage
+from ovnagent import memory
 from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, own_options
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.inventory import Inventory, foreign_port
+from ovnagent.ovn.own import OwnPorts
 from ovnagent.ovn.replica import Replica
 from ovnagent.ovn.services import Services
+from ovnagent.ovn.snapshot import NorthboundSnapshot, Scope
 
 MANY_CLAUSES = 100
 """From so many clauses on all ports are copied: ovsdb-server compares every row with every clause each time that the
@@ -30,20 +34,18 @@ condition changes, 1.3 us a row with 100 of them. (Only where all clauses are `=
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Who is told of what. All are called from the connection's thread and must return at once."""
+    """Who is told of what, once the snapshot shows it. All are called in the connection's thread and must return at once."""
 
     changed: Callable[[set[VmKey]], None]
     """Rows of these VMs."""
     everything: Callable[[], None]
     """The copy became complete or incomplete, the lock came or went, a switch came or went."""
     inventory: Callable[[], None]
-    """What others use: foreign ports, router ports, NB_Global."""
+    """What others use (foreign ports, router ports, NB_Global), and the rows of no VM."""
 
 
 class NorthboundReplica(Replica):
-    """Runs in the connection's thread; its public attributes may be read from any.
-
-    A row that changes is replaced in its mapping, never taken out in between: a reader sees the old or the new one."""
+    """Runs in the connection's thread; `snapshot` may be read from any."""
 
     def __init__(
         self,
@@ -51,15 +53,15 @@ class NorthboundReplica(Replica):
         helper: Any,
         leader_only: bool,
         cluster: str,
-        wanted_switches: frozenset[str],
-        wanted_routers: frozenset[str],
+        scope: Scope,
         listeners: Listeners,
     ) -> None:
         self.cluster = cluster
-        self.wanted_switches = wanted_switches
-        self.wanted_routers = wanted_routers
+        self.scope = scope
         self.listeners = listeners
-        self.complete = False
+        self.snapshot = NorthboundSnapshot(scope=scope)
+        self.rows_changed: float | None = None
+        """When rows of the agent's changed last, or were first seen: monotonic seconds."""
         self._watched_names: frozenset[str] = frozenset()
         self._had_lock = False
         self._reset()
@@ -67,48 +69,41 @@ class NorthboundReplica(Replica):
         self._update_conditions()
 
     def _reset(self) -> None:
-        self.own: dict[str, PresentPort] = {}
-        """By name."""
-        self.own_by_id: dict[str, PresentPort] = {}
-        self.ids_of: defaultdict[VmKey, set[str]] = defaultdict(set)
-        self.switches: dict[str, str] = {}
+        self._own = OwnPorts()
+        self._inventory = Inventory()
+        self._services = Services(self.cluster)
+        self._switches: dict[str, str] = {}
         """Name -> UUID. The first of them where several have one name, which OVN allows."""
-        self.inventory = Inventory()
-        self.services = Services(self.cluster)
-        self.unused: dict[str, tuple[str, ...]] = {}
-        """Table -> UUIDs of the agent's rows that no port uses any more."""
-        self.global_ids: dict[str, str] = {}
+        self._global_ids: Map[str, str] = Map()
         self._switch_names: dict[str, str] = {}  # by UUID, as all below
         self._members: defaultdict[str, set[str]] = defaultdict(set)  # ports of a switch
         self._switch_of: dict[str, str] = {}  # switch of a port
+        self._router_ports: dict[str, str] = {}  # name of a router port
         self._moved: set[str] = set()  # ports to look at again, for their switch or what serves them has changed
-        self._dhcp_users: defaultdict[str, set[str]] = defaultdict(set)  # ports that refer to a row of DHCP_Options
-        self._uses_dhcp: dict[str, frozenset[str]] = {}  # the rows that a port refers to
-        self._services_dirty = False
         self._unowned: set[str] = set()  # ports on the agent's switches that are not the agent's
         self._homeless: set[str] = set()  # the agent's ports on other switches than the agent's
         self._copy_all_ports = False
         self._conditions_stale = True
-        self._dirty: set[VmKey] = set()
+        self._dirty: set[VmKey | None] = set()
+        self._changed = True  # since the last snapshot
         self._inventory_dirty = False
         self._everything_dirty = True
 
     def cleared(self) -> None:
-        self.complete = False
+        self._withdraw()
         self._reset()
+
+    def _withdraw(self) -> None:
+        """What was known last stands, but it is not complete any more."""
+        self.snapshot = replace(self.snapshot, complete=False)
 
     # -- which rows are asked for
 
-    @property
-    def wanted(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The switches and routers that the copy is about."""
-        return self.wanted_switches, self.wanted_routers
-
-    def watch(self, switches: frozenset[str], routers: frozenset[str]) -> None:
+    def watch(self, scope: Scope) -> None:
         """Other switches and routers: every port is sorted in anew."""
-        self.complete = False
+        self._withdraw()
         self.generation += 1
-        self.wanted_switches, self.wanted_routers = switches, routers
+        self.scope = scope
         self._moved |= {str(row_id) for row_id in self.tables["Logical_Switch_Port"].rows} | self._switch_of.keys()
         self._conditions_stale = True
 
@@ -123,7 +118,7 @@ class NorthboundReplica(Replica):
 
     def _update_conditions(self) -> None:
         own: list[Any] = [["external_ids", "includes", ["map", [[CLUSTER, self.cluster]]]]]
-        switches: list[Any] = [["name", "==", name] for name in sorted(self.wanted_switches)]
+        switches: list[Any] = [["name", "==", name] for name in sorted(self.scope.switches)]
         switches += [["ports", "includes", ["uuid", port]] for port in sorted(self._homeless)]
         ports = list(own)
         ports += [["name", "==", name] for name in sorted(self._watched_names)]
@@ -132,7 +127,7 @@ class NorthboundReplica(Replica):
         self._copy_all_ports |= len(ports) > MANY_CLAUSES
         self.cond_change("DHCP_Options", own)
         self.cond_change("DNS", own)
-        self.cond_change("Logical_Router", [["name", "==", name] for name in sorted(self.wanted_routers)])
+        self.cond_change("Logical_Router", [["name", "==", name] for name in sorted(self.scope.routers)])
         self.cond_change("Logical_Switch", switches)
         self.cond_change("Logical_Switch_Port", [True] if self._copy_all_ports else ports)
         self._conditions_stale = False  # last: `knows` is asked from another thread
@@ -178,25 +173,30 @@ class NorthboundReplica(Replica):
 
     def notify(self, event: str, row: Any, updates: Any = None) -> None:  # noqa: ARG002 - the IDL's signature
         gone = event == ovs_idl.ROW_DELETE
+        row_id = str(row.uuid)
+        self._changed = True
         match row._table.name:
             case "Logical_Switch":
-                self._notify_switch(str(row.uuid), gone)
+                self._notify_switch(row_id, gone)
             case "Logical_Switch_Port":
-                self._look_at_port(str(row.uuid), None if gone else row)
+                self._look_at_port(row_id, None if gone else row)
             case "Logical_Router_Port":
-                self._notify_router_port(row, gone)
+                self._notify_router_port(row_id, row, gone)
             case "Logical_Router":
                 if gone:
-                    self.services.remove_router(str(row.uuid))
+                    self._services.remove_router(row_id)
                 else:
-                    self.services.put_router(str(row.uuid), _column(row, "name"))
+                    self._services.put_router(row_id, _column(row, "name"))
                 self._everything_dirty = True
             case "DHCP_Options":
-                self._notify_dhcp(row, gone)
+                if gone:
+                    self._moved |= self._services.remove_dhcp(row_id)
+                else:
+                    self._moved |= self._services.put_dhcp(row_id, _column(row, "cidr"), _column(row, "options"))
             case "DNS":
-                self._notify_dns(row, gone)
+                self._notify_dns(row_id, row, gone)
             case "NB_Global":
-                self.global_ids = {} if gone else dict(_column(row, "external_ids"))
+                self._global_ids = Map({} if gone else _column(row, "external_ids"))
                 self._inventory_dirty = True
 
     def _notify_switch(self, switch: str, gone: bool) -> None:
@@ -205,39 +205,34 @@ class NorthboundReplica(Replica):
                 self._set_member(switch, member, False)
             del self._members[switch], self._switch_names[switch]
         switches = {name: row_id for row_id, name in sorted(self._switch_names.items(), reverse=True)}
-        if switches != self.switches:
-            self.switches = switches
+        if switches != self._switches:
+            self._switches = switches
             self._everything_dirty = True
 
-    def _notify_router_port(self, row: Any, gone: bool) -> None:
+    def _notify_router_port(self, row_id: str, row: Any, gone: bool) -> None:
         name = _column(row, "name")
+        if (before := self._router_ports.pop(row_id, name)) != name or gone:
+            self._inventory_dirty |= self._inventory.remove_router_port(before)
+            self._everything_dirty |= self._services.remove_router_port(before)
         if gone:
-            self._inventory_dirty |= self.inventory.remove_router_port(name)
-            self._everything_dirty |= self.services.router_ports.pop(name, ("", None))[1] is not None
             return
+        self._router_ports[row_id] = name
         mac, networks = _column(row, "mac"), _column(row, "networks")
-        self._inventory_dirty |= self.inventory.put_router_port(name, mac, networks)
+        self._inventory_dirty |= self._inventory.put_router_port(name, mac, networks)
         external_ids = _column(row, "external_ids")
-        self.services.put_router_port(str(row.uuid), name, mac, networks, _column(row, "ipv6_ra_configs"), external_ids)
+        self._services.put_router_port(row_id, name, mac, networks, _column(row, "ipv6_ra_configs"), external_ids)
         self._everything_dirty |= external_ids.get(CLUSTER) == self.cluster
 
-    def _notify_dhcp(self, row: Any, gone: bool) -> None:
-        row_id = str(row.uuid)
+    def _notify_dns(self, row_id: str, row: Any, gone: bool) -> None:
         if gone:
-            self.services.remove_dhcp(row_id)
+            names = self._services.remove_dns(row_id)
         else:
-            self.services.put_dhcp(row_id, _column(row, "cidr"), _column(row, "options"))
-        self._moved |= self._dhcp_users[row_id]
-        self._services_dirty = True
-
-    def _notify_dns(self, row: Any, gone: bool) -> None:
-        row_id = str(row.uuid)
-        if gone:
-            ports = self.services.remove_dns(row_id)
-        else:
-            ports = self.services.put_dns(row_id, _column(row, "records"), _column(row, "external_ids"))
-        self._moved |= {self.own[port].uuid for port in ports if port in self.own}
-        self._services_dirty = True
+            names = self._services.put_dns(row_id, _column(row, "records"), _column(row, "external_ids"))
+        for name in names:
+            port_id = self._own.uuid(name)
+            self._services.judge_dns(name, there=bool(port_id))
+            if port_id:
+                self._moved.add(port_id)
 
     def _look_at_port(self, row_id: str, row: Any) -> None:
         """Sort a port in: the agent's own, a foreign one that matters, or neither. `row` is None where it is not copied."""
@@ -245,20 +240,23 @@ class NorthboundReplica(Replica):
         switch = self._switch_name(row_id)
         external_ids = _column(row, "external_ids") if row is not None else {}
         own = external_ids.get(CLUSTER) == self.cluster
-        self._note(self._unowned, row_id, not own and switch in self.wanted_switches)
-        self._note(self._homeless, row_id, own and switch not in self.wanted_switches)
-        self._set_own(row_id, self._own_port(row, switch, external_ids) if own else None)
+        self._note(self._unowned, row_id, not own and switch in self.scope.switches)
+        self._note(self._homeless, row_id, own and switch not in self.scope.switches)
+        if not own:
+            self._forget_own(row_id)
+        elif switch:  # else it has been moved to a switch that is not here yet: what was known of it stands until then
+            self._put_own(row_id, row, switch, external_ids)
         if row is not None and (row_id in self._unowned or (not own and _column(row, "name") in self._watched_names)):
             foreign = foreign_port(
                 _column(row, "name"),
-                switch if switch in self.wanted_switches else "",
+                switch if switch in self.scope.switches else "",
                 _column(row, "type"),
                 (*_column(row, "addresses"), *_column(row, "dynamic_addresses")),
                 _column(row, "options"),
             )
-            self._inventory_dirty |= self.inventory.put(row_id, foreign)
+            self._inventory_dirty |= self._inventory.put(row_id, foreign)
         else:
-            self._inventory_dirty |= self.inventory.remove(row_id)
+            self._inventory_dirty |= self._inventory.remove(row_id)
 
     def _note(self, ports: set[str], row_id: str, belongs: bool) -> None:
         """Put a port into a set on which the conditions depend, or take it out."""
@@ -266,35 +264,12 @@ class NorthboundReplica(Replica):
             (ports.add if belongs else ports.discard)(row_id)
             self._conditions_stale = True
 
-    def _set_own(self, row_id: str, port: Port | None) -> None:
-        old = self.own_by_id.get(row_id)
-        dns_row = self.services.dns(port.name)[0] if port is not None else ""
-        if port is not None:
-            if old is not None and old.port == port and old.dns_row == dns_row:
-                return  # a column or key of somebody else's
-            present = PresentPort(row_id, port, dns_row)
-            self.own_by_id[row_id] = self.own[port.name] = present
-            self.ids_of[port.vm].add(row_id)
-            self._dirty.add(port.vm)
-        if old is None:
-            return
-        self._dirty.add(old.port.vm)
-        if port is None:
-            self._use_dhcp(row_id, ())
-            self._services_dirty = True
-            del self.own_by_id[row_id]
-        if (port is None or port.name != old.port.name) and self.own.get(old.port.name) is old:
-            del self.own[old.port.name]
-        if port is None or port.vm != old.port.vm:
-            self.ids_of[old.port.vm].discard(row_id)
-            if not self.ids_of[old.port.vm]:
-                del self.ids_of[old.port.vm]
-
-    def _own_port(self, row: Any, switch: str, external_ids: dict[str, str]) -> Port:
+    def _put_own(self, row_id: str, row: Any, switch: str, external_ids: dict[str, str]) -> None:
         name = _column(row, "name")
         dhcpv4, dhcpv6 = _column(row, "dhcpv4_options"), _column(row, "dhcpv6_options")
-        self._use_dhcp(str(row.uuid), (*dhcpv4, *dhcpv6))
-        return Port(
+        self._services.use_dhcp(row_id, (*dhcpv4, *dhcpv6))
+        dns_row, dns = self._services.dns(name)
+        port = Port(
             name=name,
             switch=switch,
             addresses=tuple(sorted(_column(row, "addresses"))),
@@ -303,61 +278,80 @@ class NorthboundReplica(Replica):
             enabled=_column(row, "enabled") != [False],
             options=own_options(_column(row, "options"), external_ids),
             external_ids=own_external_ids(external_ids),
-            dhcpv4=self.services.dhcp_options(dhcpv4),
-            dhcpv6=self.services.dhcp_options(dhcpv6),
-            dns=self.services.dns(name)[1],
+            dhcpv4=self._services.dhcp_options(dhcpv4),
+            dhcpv6=self._services.dhcp_options(dhcpv6),
+            dns=dns,
         )
+        before = self._own.get(row_id)
+        self._dirty |= self._own.put(PresentPort(row_id, port, dns_row))
+        if before is None or before.port.name != name:
+            self._judge_dns(before, name)
 
-    def _use_dhcp(self, port_id: str, row_ids: tuple[object, ...]) -> None:
-        """Note which rows of DHCP_Options a port refers to."""
-        now = {str(row_id) for row_id in row_ids}
-        before = self._uses_dhcp.get(port_id, frozenset())
-        if now == before:
-            return
-        self._services_dirty = True
-        self._uses_dhcp[port_id] = frozenset(now)
-        for row_id in before - now:
-            self._dhcp_users[row_id].discard(port_id)
-        for row_id in now - before:
-            self._dhcp_users[row_id].add(port_id)
+    def _forget_own(self, row_id: str) -> None:
+        before = self._own.get(row_id)
+        if before is not None:
+            self._dirty |= self._own.remove(row_id)
+            self._services.use_dhcp(row_id, ())
+            self._judge_dns(before)
+
+    def _judge_dns(self, before: PresentPort | None, *names: str) -> None:
+        for name in (*names, *((before.port.name,) if before is not None else ())):
+            self._services.judge_dns(name, there=bool(self._own.uuid(name)))
 
     # -- after each batch of updates
 
     def updated(self) -> None:
         if not self.monitoring:
-            if self.complete:
-                self.complete = False
+            if self.snapshot.complete:
+                self._withdraw()
                 self.listeners.everything()
             return
         while self._moved:
-            row_id = next(iter(self._moved))
-            self._look_at_port(row_id, self.tables["Logical_Switch_Port"].rows.get(uuid.UUID(row_id)))
+            self._changed = True
+            moved, self._moved = self._moved, set()  # one by one from the front of a large set is quadratic
+            for row_id in moved:
+                self._look_at_port(row_id, self.tables["Logical_Switch_Port"].rows.get(uuid.UUID(row_id)))
         if self._conditions_stale:
             self._update_conditions()
         if self.has_lock != self._had_lock:
             self._had_lock = self.has_lock
             self._everything_dirty = True
-        if not self.conditions_met and (not self.complete or self._homeless):
-            return  # what is missing may be the switch that a port has been moved to
-        if not self.complete:
-            garbage.keep()
-            self.complete = self._everything_dirty = True
-        if self._services_dirty:
-            self._services_dirty = False
-            used = {row_id for row_id, ports in self._dhcp_users.items() if ports}
-            self.unused = {
-                "DHCP_Options": self.services.unused_dhcp(used),
-                "DNS": self.services.unused_dns(self.own),
-            }
+        if not self.snapshot.complete:
+            if not self.conditions_met:
+                return
+            memory.keep()
+            self._changed = self._everything_dirty = True
+        if self._changed:
+            self._changed = False
+            self.snapshot = self._take_snapshot()
         if self._everything_dirty:
             self._everything_dirty = False
             self.listeners.everything()
-        if self._inventory_dirty:
+        dirty, self._dirty = self._dirty, set()
+        if self._inventory_dirty or None in dirty:
             self._inventory_dirty = False
             self.listeners.inventory()
-        if self._dirty:
-            dirty, self._dirty = self._dirty, set()
-            self.listeners.changed(dirty)
+        if keys := {key for key in dirty if key is not None}:
+            self.rows_changed = time.monotonic()
+            self.listeners.changed(keys)
+
+    def _take_snapshot(self) -> NorthboundSnapshot:
+        return NorthboundSnapshot(
+            generation=self.generation,
+            complete=True,
+            scope=self.scope,
+            ports=self._own.ports,
+            by_vm=self._own.by_vm,
+            virtual=self._own.virtual,
+            switches=Map(self._switches),
+            foreign=self._inventory.foreign(),
+            names=self._inventory.names.now,
+            router_ports=self._services.router_ports,
+            dhcp=self._services.dhcp,
+            routers=self._services.routers,
+            unused=self._services.unused(),
+            global_ids=self._global_ids,
+        )
 
 
 def _column(row: Any, column: str) -> Any:

@@ -13,38 +13,25 @@ from typing import Any
 from ovs.db import idl as ovs_idl
 from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 
-from ovnagent import garbage
+from ovnagent import memory
+from ovnagent.ovn import session
+from ovnagent.ovn.session import Session
 
 LOG = logging.getLogger(__name__)
 
-PROBE_MILLISECONDS = 5000
-"""A connection that is silent for so long is probed, and given up after as long again."""
 COPY_PROBE_MILLISECONDS = 30_000
 """The same while the server puts rows together for us: with 100,000 ports and little CPU it says nothing for seconds, and
 would begin anew if we gave up."""
 CONDITION_SECONDS = 0.5
 """How often the rows asked for may change: each time ovsdb-server looks at all rows of the table (1 us each, and 13 ns more
 for each clause where not all of them are `==`: half a second with 100,000 ports and 300 foreign ones)."""
-BACKOFF_MILLISECONDS = (1000, 2000)
-"""Pause between two attempts to connect, the first and the longest. A TLS handshake may take as long."""
+QUICK_RETURN_SECONDS = 5.0
+"""A connection that has lasted for so long, and is lost, is made again at once; another one after the usual pause."""
 COPYING = (
     ovs_idl.Idl.IDL_S_DATA_MONITOR_REQUESTED,
     ovs_idl.Idl.IDL_S_DATA_MONITOR_COND_REQUESTED,
     ovs_idl.Idl.IDL_S_DATA_MONITOR_COND_SINCE_REQUESTED,
 )
-
-
-def set_patience(session: Any) -> None:
-    """Probe every connection: by itself the library leaves Unix sockets alone, where a server that hangs would never be
-    noticed. Try the next endpoint soon: after 8 s, the library's own limit, a cluster has long had its new leader."""
-    session.reconnect.set_probe_interval(PROBE_MILLISECONDS)
-    session.reconnect.set_backoff(*BACKOFF_MILLISECONDS)
-
-
-def next_round(session: Any) -> None:
-    """After each pause try every endpoint, not one: a cluster in an election is found again within a second of its end."""
-    if session.reconnect.backoff:
-        session.reconnect.set_backoff_free_tries(session.get_num_of_remotes())
 
 
 class Replica(OvsdbIdl):  # type: ignore[misc]
@@ -54,7 +41,13 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
 
     def __init__(self, remote: str, helper: Any, leader_only: bool) -> None:
         super().__init__(remote, helper, leader_only=leader_only)
-        set_patience(self._session)
+        self._session = Session(remote)
+        self.last_turn = time.monotonic()
+        """Monotonic seconds; also while a large copy is taken in."""
+        self.robbed: float | None = None
+        """When the lock was last taken from here by another client: monotonic seconds."""
+        self.failures = 0
+        """How often an update was not understood."""
         self.generation = 0
         """Counts how often the content was thrown away (a reconnect that could not go on where it was)."""
         self.last_contact = time.monotonic()
@@ -64,6 +57,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self._failed = False
         self._trusted = True
         self._was_monitoring = False
+        self._quick_return_due = 0.0
 
     def request(self, function: Callable[[], None]) -> None:
         """Have something done in the connection's thread, at its next turn. From any thread."""
@@ -72,7 +66,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
     def run(self) -> bool:
         if not self._copying:
             return self._turn()
-        with garbage.held_back():
+        with memory.loading():
             return self._turn()
 
     def _turn(self) -> bool:
@@ -80,8 +74,8 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         while self._requests and not self._outstanding_txns:
             self._requests.popleft()()
         changed = False
+        self.last_turn = time.monotonic()
         try:
-            next_round(self._session)
             changed = bool(super().run())
             self._note_contact()
             self.updated()
@@ -89,10 +83,21 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
             LOG.exception("an update was not understood", extra={"reason": "the database is copied anew"})
             self._failed = True
         if self._failed:
-            self._failed = self._trusted = False
-            self.last_id = str(uuid.UUID(int=0))
-            self.force_reconnect()
+            self._failed = False
+            self.failures += 1
+            self.distrust("an update was not understood")
+        refused, error = self._session.refused
+        self._session.refused = None, ""
+        if refused is not None and refused == self._monitor_request_id:
+            # The library would wait for an answer for ever.
+            self._session.drop(f"the database refuses to be copied: {error}")
         return changed
+
+    def distrust(self, reason: str) -> None:
+        """Throw the connection away and copy all anew, after a pause."""
+        self._trusted = False
+        self.last_id = str(uuid.UUID(int=0))
+        self._session.drop(reason)
 
     def wait(self, poller: Any) -> None:
         """The IDL's own spins while a change of conditions waits for the answer to another one, or for a connection."""
@@ -111,11 +116,17 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
 
     def cooperative_yield(self) -> None:
         """Not here: a `sleep(0)` for every row is a third of the time of a large load, and this is a thread."""
+        self.last_turn = time.monotonic()
 
     @property
     def monitoring(self) -> bool:
         """Connected, and the copy is being kept up to date."""
         return bool(self.state == self.IDL_S_MONITORING and self._session.is_connected() and self._trusted)
+
+    @property
+    def reason(self) -> str:
+        """Why the copy is not kept up to date."""
+        return self._session.reason if not self._session.is_connected() else "the copy is not complete yet"
 
     @property
     def _copying(self) -> bool:
@@ -127,7 +138,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         """Seconds since the database was last known to answer."""
         silent = time.monotonic() - self.last_contact
         # Nothing need be said for a probe's length; after that the probe has an answer, or the connection ends.
-        return 0.0 if self.monitoring and silent < 2 * PROBE_MILLISECONDS / 1000 else silent
+        return 0.0 if self.monitoring and silent < 2 * session.PROBE_MILLISECONDS / 1000 else silent
 
     @property
     def conditions_met(self) -> bool:
@@ -146,14 +157,19 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         if self.monitoring and received != self._seen_bytes:
             self.last_contact = time.monotonic()
         self._seen_bytes = received
-        self._session.reconnect.set_probe_interval(COPY_PROBE_MILLISECONDS if self._copying else PROBE_MILLISECONDS)
+        self._session.reconnect.set_probe_interval(COPY_PROBE_MILLISECONDS if self._copying else session.PROBE_MILLISECONDS)
         if self.monitoring != self._was_monitoring:
             self._was_monitoring = self.monitoring
             where = {"database": self._db.name, "endpoint": self.session_name()}
             if self.monitoring:
                 LOG.info("connected", extra=where)
+                self._session.pace.forget()
+                if time.monotonic() >= self._quick_return_due:
+                    self._session.reset_backoff()
+                self._quick_return_due = time.monotonic() + QUICK_RETURN_SECONDS
             else:
-                LOG.warning("connection lost", extra=where)
+                self._session.unheeded.clear()
+                LOG.warning("connection lost", extra={**where, "reason": self._session.reason})
 
     def _Idl__clear(self) -> None:  # noqa: N802 - the IDL's own name: it throws rows away without a notification
         self.generation += 1
@@ -161,6 +177,31 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self._conditions_due = 0.0
         self.cleared()
         super()._Idl__clear()
+
+    def steal_lock(self) -> None:
+        """Take the lock from whoever holds it, if it is wanted here (RFC 7047, 4.1.9)."""
+        if self.lock_name and not self.has_lock:
+            self._Idl__send_unlock_request()  # the request of before, which waits: the server takes no second one
+            self._lock_request_id = self._Idl__do_send_lock_request("steal")
+
+    def _Idl__do_send_lock_request(self, method: str) -> Any:  # noqa: N802
+        request = super()._Idl__do_send_lock_request(method)
+        if method == "unlock" and request is not None:
+            # The IDL would take the answer for one to a change of conditions: rows for granted that are still to come.
+            self._session.unheeded.add(request)
+        return request
+
+    def _Idl__parse_lock_notify(self, params: Any, new_has_lock: bool) -> None:  # noqa: N802
+        had = self.has_lock
+        super()._Idl__parse_lock_notify(params, new_has_lock)
+        if had and not self.has_lock:
+            self.robbed = time.monotonic()
+
+    def _Idl__check_server_db(self) -> bool:  # noqa: N802
+        fine = bool(super()._Idl__check_server_db())
+        if not fine:
+            self._session.pace.note("a member that does not lead its cluster, or has lost it")
+        return fine
 
     def _Idl__do_parse_update(self, updates: Any, version: Any, tables: Any) -> None:  # noqa: N802
         """The IDL logs an update that it cannot apply, and goes on with a copy that is not true any more."""
@@ -171,5 +212,12 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
             raise
 
 
-for _hook in ("_Idl__clear", "_Idl__do_parse_update"):
+for _hook in (
+    "_Idl__check_server_db",
+    "_Idl__clear",
+    "_Idl__do_parse_update",
+    "_Idl__do_send_lock_request",
+    "_Idl__parse_lock_notify",
+    "_Idl__send_unlock_request",
+):
     assert hasattr(ovs_idl.Idl, _hook), f"ovs' IDL has changed: {_hook} is gone"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from typing import Any
 
 import ovs.poller
@@ -13,13 +15,25 @@ from ovnagent.ovn.changes import Operation
 from ovnagent.ovn.connection import Connection
 
 COMMIT_SECONDS = 15.0
-"""How long an answer is waited for; longer than a dead connection takes to be noticed (replica.PROBE_MILLISECONDS)."""
+"""How long an answer is waited for; longer than a dead connection takes to be noticed (session.PROBE_MILLISECONDS)."""
 STOP_MILLISECONDS = 200
 """How soon it is noticed, while an answer is waited for, that the connection is to end."""
+NOBODYS_FAULT = frozenset({"cluster error", "I/O error", "resources exhausted", "timed out", "canceled"})
+"""Errors (RFC 7047, 3.1 and 4.1.3; `cluster error` is ovsdb-server's own, where a member ceases to lead) that say nothing
+about what was to be written."""
 
 
 class NotCommittedError(Exception):
-    """Nobody knows that it was written: no lock, no connection, no answer. The same facts will tell again."""
+    """It is not known that all was written: no lock, no connection, no answer. The same facts will tell again."""
+
+    def __init__(self, reason: str, committed: Collection[int] = frozenset()) -> None:
+        super().__init__(reason)
+        self.committed = frozenset(committed)
+        """Indexes of those groups that are known to be written."""
+
+
+class AnswerLostError(NotCommittedError):
+    """It was sent, and no answer came: the connection ended first, or it took too long."""
 
 
 class RefusedError(Exception):
@@ -37,16 +51,29 @@ def transact(connection: Connection, operations: list[Operation], locked: bool =
         status, error = attempt.commit()
     except exceptions.TimeoutException as timeout:
         attempt.abandoned = True
-        raise NotCommittedError(f"no answer from the database within {COMMIT_SECONDS:g} s") from timeout
+        raise AnswerLostError(f"no answer from the database within {COMMIT_SECONDS:g} s") from timeout
+    except Exception as failure:  # it could not even be put into words
+        raise RefusedError(f"{type(failure).__name__}: {failure}") from failure
     if status in (ovs_idl.Transaction.SUCCESS, ovs_idl.Transaction.UNCHANGED):
         return
     if status == ovs_idl.Transaction.ERROR:
-        raise RefusedError(error)
+        raise _error(error)
     if status == ovs_idl.Transaction.NOT_LOCKED:
         raise NotCommittedError("the Northbound lock is not held")
     if status == ovs_idl.Transaction.INCOMPLETE:
-        raise NotCommittedError("the connection was lost before the answer came")
+        raise AnswerLostError("the connection was lost before the answer came")
     raise NotCommittedError("the database was lost, or has changed, meanwhile")
+
+
+def _error(text: str) -> NotCommittedError | RefusedError:
+    """What an error of the database's means: `{"error": ..., "details": ...}`, or a text of the library's where the whole
+    transaction was answered with an error."""
+    try:
+        answer = json.loads(text)
+        kind, details = str(answer["error"]), str(answer.get("details") or answer["error"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return NotCommittedError(text)
+    return NotCommittedError(f"{kind}: {details}") if kind in NOBODYS_FAULT else RefusedError(text)
 
 
 class Operations(command.BaseCommand):  # type: ignore[misc]
@@ -66,7 +93,7 @@ class Attempt(transaction.Transaction):  # type: ignore[misc]
     for an answer as long as the connection takes to come back."""
 
     def __init__(self, connection: Connection, operations: list[Operation], locked: bool) -> None:
-        super().__init__(api=None, ovsdb_connection=connection, timeout=COMMIT_SECONDS, check_error=True)
+        super().__init__(api=None, ovsdb_connection=connection, timeout=COMMIT_SECONDS, check_error=True, log_errors=False)
         self.add(Operations(operations))
         self.locked = locked
         self.abandoned = False
@@ -77,21 +104,29 @@ class Attempt(transaction.Transaction):  # type: ignore[misc]
         return outcome
 
     def do_commit(self) -> tuple[str, str]:
-        idl = self.ovsdb_connection.idl
+        connection = self.ovsdb_connection
+        idl = connection.idl
         if self.abandoned:
             return ovs_idl.Transaction.ABORTED, ""
         if self.locked and idl.lock_name is None:  # the IDL would write without asserting any
             return ovs_idl.Transaction.NOT_LOCKED, ""
         txn = ovs_idl.Transaction(idl)
-        for each in self.commands:
-            each.run_idl(txn)
-        session = idl._session.get_seqno()
-        while (status := txn.commit()) == ovs_idl.Transaction.INCOMPLETE:
-            if idl._session.get_seqno() != session or not self.ovsdb_connection.is_running:
-                break
-            poller = ovs.poller.Poller()
-            idl.wait(poller)
-            poller.timer_wait(STOP_MILLISECONDS)
-            poller.block()
-            idl.run()
-        return status, txn.get_error() or ""
+        try:
+            for each in self.commands:
+                each.run_idl(txn)
+            session, ready = idl._session.get_seqno(), idl.state == ovs_idl.Idl.IDL_S_MONITORING
+            if (status := txn.commit()) == ovs_idl.Transaction.TRY_AGAIN and ready:
+                return ovs_idl.Transaction.INCOMPLETE, ""  # the connection ended while it was being sent
+            while status == ovs_idl.Transaction.INCOMPLETE:
+                if idl._session.get_seqno() != session or not connection.is_running:
+                    break
+                poller = ovs.poller.Poller()
+                idl.wait(poller)
+                poller.timer_wait(STOP_MILLISECONDS)
+                poller.block()
+                idl.run()
+                status = txn.commit()
+            return status, txn.get_error() or ""
+        except BaseException:
+            txn.abort()  # else the IDL would take this one for under way, and never do anything again
+            raise

@@ -14,7 +14,7 @@ from uuid import UUID
 from ovs.db import idl as ovs_idl
 
 from ovnagent.core.plugging import Attached
-from ovnagent.ovn.connection import Database
+from ovnagent.ovn.connection import Connection
 from ovnagent.ovn.replica import Replica
 from ovnagent.ovn.transaction import NotCommittedError, RefusedError, transact
 
@@ -147,31 +147,31 @@ class Vswitch:
     def __init__(self, endpoint: str, changed: Callable[[], None]) -> None:
         """`changed()` is called from the connection's thread when a new snapshot is there."""
         self._changed = changed
-        self.database = Database("Open_vSwitch", endpoint, COLUMNS, self._make, False, None)
+        self.connection = Connection("Open_vSwitch", endpoint, COLUMNS, self._make, False, None)
 
     def _make(self, remote: str, helper: Any, leader_only: bool) -> VswitchReplica:
         return VswitchReplica(remote, helper, leader_only, self._changed)
 
     def start(self) -> None:
-        self.database.start()
+        self.connection.start()
 
     def stop(self) -> None:
-        self.database.stop()
+        self.connection.stop()
 
     @property
     def complete(self) -> bool:
         """The copy is complete and being kept up to date."""
-        return self.database.idl is not None and self.database.idl.complete
+        return self.connection.idl is not None and self.connection.idl.complete
 
     @property
     def interfaces(self) -> tuple[Attached, ...]:
         """Of the integration bridge."""
-        return self.database.idl.interfaces if self.database.idl is not None else ()
+        return self.connection.idl.interfaces if self.connection.idl is not None else ()
 
     @property
     def since(self) -> Mapping[str, float]:
         """UUID of an interface -> monotonic seconds since when it is known."""
-        return self.database.idl.since if self.database.idl is not None else {}
+        return self.connection.idl.since if self.connection.idl is not None else {}
 
     def commit(self, changes: Iterable[tuple[Attached, str, str]]) -> None:
         """Give interfaces these iface-ids, empty for none: (interface, iface-id, `namespace/name` of its pod). In one
@@ -180,7 +180,7 @@ class Vswitch:
 
         Raises NotCommittedError or RefusedError."""
         operations = [_operation(*change) for change in changes]
-        transact(self.database.connection, operations, locked=False)
+        transact(self.connection, operations, locked=False)
 
 
 def _operation(interface: Attached, iface_id: str, pod: str) -> dict[str, Any]:

@@ -13,12 +13,11 @@ from urllib.parse import quote
 
 import orjson
 import tenacity
-import urllib3
 
 from ovnagent.core import reduce
 from ovnagent.core.plugging import RIVALS, Machine, granted, rivals
 from ovnagent.core.vm import FINAL_PHASES, Instance, Launcher, VirtualMachine, VmKey
-from ovnagent.kube.client import ApiError, Client
+from ovnagent.kube.client import ApiError, Client, reason
 
 LOG = logging.getLogger(__name__)
 
@@ -48,14 +47,14 @@ def pause_after(attempts: int, pauses: tenacity.wait.wait_base) -> float:
 class Machines:
     """`known` and `gone` are replaced as a whole, and may be read from any thread."""
 
-    def __init__(self, client: Client, changed: Callable[[], None]) -> None:
-        """`changed()` is called from a worker's thread when there is an answer."""
+    def __init__(self, client: Client, changed: Callable[[], None], failed: Callable[[str], None]) -> None:
+        """`changed()` is called from a worker's thread when there is an answer, `failed(reason)` when there is none."""
         self.known: Mapping[str, Machine] = {}
         """Pod UID -> what is known of its VMI and VM."""
         self.gone: frozenset[str] = frozenset()
         """UIDs of pods that do not exist any more, or have ended."""
         self._client = client
-        self._changed = changed
+        self._changed, self._failed = changed, failed
         self._lock = threading.Lock()
         self._questions: dict[str, _Question] = {}
         self._workers = ThreadPoolExecutor(WORKERS, "ask")
@@ -97,7 +96,8 @@ class Machines:
     def _answer(self, uid: str, question: _Question, find_out: Callable[[], None]) -> None:
         try:
             find_out()
-        except (ApiError, urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+        except Exception as error:
+            self._failed(reason(error))
             self._report(uid, error)
         finally:
             with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import tenacity
 
@@ -37,18 +37,18 @@ NOT_PLUGGED = "InterfaceNotPlugged"
 class Launchers:
     """The node's launchers by UID, kept as the watch says."""
 
-    def __init__(self, changed: threading.Event) -> None:
-        self.store = Store(self._note, lambda: None)
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.store = Store(self._note)
         self._changed = changed
         self._lock = threading.Lock()
         self._dirty: set[VmKey] = set()
         self._of: dict[VmKey, tuple[Launcher, ...]] = {}
         self._all: dict[str, Launcher] = {}
 
-    def _note(self, keys: Iterable[VmKey]) -> None:
+    def _note(self, keys: Iterable[VmKey], _urgent: bool) -> None:
         with self._lock:
             self._dirty.update(keys)
-        self._changed.set()
+        self._changed()
 
     def now(self) -> dict[str, Launcher]:
         """Pod UID -> launcher. The answer is a value: it is not changed any more."""
@@ -64,7 +64,7 @@ class Launchers:
 
 
 class Plugger:
-    """`run` is its thread; everything else may be called from any thread."""
+    """`turn` is called by one thread, again and again; everything else by any."""
 
     def __init__(
         self,
@@ -75,9 +75,7 @@ class Plugger:
         machines: Machines,
         events: Events,
         metrics: PlugMetrics,
-        news: threading.Event,
     ) -> None:
-        """`news` is set by all that this depends on."""
         self._node = node
         self._vswitch = vswitch
         self._launchers = launchers
@@ -85,8 +83,6 @@ class Plugger:
         self._machines = machines
         self._events = events
         self._metrics = metrics
-        self._news = news
-        self._stopping = False
         self._failures = 0
         self._rows: frozenset[str] = frozenset()
         """Interfaces that were there at the last look."""
@@ -98,23 +94,15 @@ class Plugger:
         """The first look is done."""
         self.decisions: tuple[Decision, ...] = ()
 
-    def stop(self) -> None:
-        self._stopping = True
-        self._news.set()
-
-    def run(self) -> None:
-        """Until `stop`. An error in here is a bug: it ends the process, and the kubelet starts it again."""
-        pause = 0.0
-        while not self._stopping:
-            self._news.wait(max(0.0, pause))
-            self._news.clear()
-            # Nothing is decided before both sides are complete once: what is not known of is no sign of anything.
-            pause = self._look() if self._vswitch.complete and self._watcher.synced else WAIT_SECONDS
+    def turn(self) -> float:
+        """One look, if there is all to look at. Seconds until the next, where nothing happens meanwhile."""
+        # Nothing is decided before both sides are complete once: what is not known of is no sign of anything.
+        return self._look() if self._vswitch.complete and self._watcher.synced else WAIT_SECONDS
 
     # -- one look
 
     def _look(self) -> float:
-        """Decide, write, ask. Seconds until the next look where nothing happens meanwhile."""
+        """Decide, write, ask."""
         started = time.monotonic()
         launchers = self._launchers.now()
         interfaces = self._vswitch.interfaces

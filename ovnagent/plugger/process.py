@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from pathlib import Path
@@ -11,7 +10,8 @@ from types import FrameType
 
 from ovnagent.core import reduce, vm
 from ovnagent.kube.events import Events
-from ovnagent.kube.watch import Kind, Watcher
+from ovnagent.kube.kinds import Kind
+from ovnagent.kube.watch import Watcher
 from ovnagent.kube.writer import Writer
 from ovnagent.ovn.vswitch import Vswitch
 from ovnagent.plugger.access import PodClient
@@ -19,11 +19,15 @@ from ovnagent.plugger.machines import Machines
 from ovnagent.plugger.metrics import PlugMetrics
 from ovnagent.plugger.plugger import Launchers, Plugger
 from ovnagent.serve.http import Server
+from ovnagent.supervision import Loop, Supervisor
 
 LOG = logging.getLogger(__name__)
 
-STALE_SECONDS = 30.0
+SILENT_SECONDS = 30.0
 EVENTS_PER_SECOND = 5.0
+TURN_SECONDS = 30.0
+"""A look takes milliseconds; a transaction that Open_vSwitch does not answer is given up after 15 s."""
+STOP_SECONDS = 1.0
 
 
 class Process:
@@ -32,45 +36,59 @@ class Process:
     def __init__(self, node: str, ovsdb: str, credentials: Path, address: str, port: int) -> None:
         """Raises CannotReachError."""
         client = PodClient(credentials)
-        news = threading.Event()
         self.metrics = PlugMetrics()
-        self.vswitch = Vswitch(ovsdb, news.set)
-        launchers = Launchers(news)
+        self.supervisor = Supervisor(lambda _: self._failed("fault"))
+        self._news = threading.Event()
+        """Something happened: look again."""
+        self.vswitch = Vswitch(ovsdb, self._news.set)
+        connection = self.vswitch.connection
+        self.supervisor.watch("Open_vSwitch", lambda: connection.alive, lambda: connection.last_turn, SILENT_SECONDS)
+        launchers = Launchers(self._news.set)
         pods = Kind(
+            "Pod",
             "pods",
-            "/api/v1/pods",
+            "v1",
             vm.Launcher,
             reduce.launcher,
             selector="kubevirt.io=virt-launcher",
             fields=f"spec.nodeName={node}",
         )
-        self.watcher = Watcher(client, pods, launchers.store, self._failed)
-        self.machines = Machines(client, news.set)
-        self.writer = Writer("events", 1, EVENTS_PER_SECOND)
-        events = Events(client, self.writer, "ovnagent-plug")
-        self.plugger = Plugger(node, self.vswitch, launchers, self.watcher, self.machines, events, self.metrics, news)
+        self.watcher = Watcher(
+            client, pods, launchers.store, lambda _, why: self._failed(why), lambda *_: None, self.supervisor
+        )
+        self.machines = Machines(client, self._news.set, self._failed)
+        self.writer = Writer("events", 1, EVENTS_PER_SECOND, self.supervisor, self._failed)
+        events = Events(client, self.writer, lambda _: None, "ovnagent-plug")
+        self.plugger = Plugger(node, self.vswitch, launchers, self.watcher, self.machines, events, self.metrics)
         self.metrics.refresh = self.plugger.refresh
-        self.failed = threading.Event()
-        """The plugger has ended by an error: the process must end."""
-        self._thread = threading.Thread(target=self._plug, name="plugger", daemon=True)
-        self.server = Server(address, port, self.metrics, self.reasons, self._thread.is_alive)
+        self._loop = self.supervisor.loop("plugger", self._turn)
+        self.server = Server(address, port, self.metrics, self.reasons, self.supervisor.troubles, self.supervisor)
 
     def start(self) -> None:
         self.vswitch.start()
         self.watcher.start()
         self.writer.start()
-        self._thread.start()
+        self._loop.start()
         self.server.start()
 
     def stop(self) -> None:
         """Every interface keeps what it has."""
-        self.plugger.stop()
-        self._thread.join(1.0)
+        self._loop.stop()
+        self._news.set()
+        self._loop.join(STOP_SECONDS)
         self.watcher.stop()
         self.machines.stop()
         self.writer.stop()
         self.vswitch.stop()
         self.server.stop()
+
+    def _turn(self, loop: Loop) -> None:
+        """A look whenever something has happened, and when there is something to ask again."""
+        loop.beat(TURN_SECONDS)
+        self._news.clear()
+        pause = self.plugger.turn()
+        loop.beat(pause + TURN_SECONDS)
+        self._news.wait(pause)
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty if it is."""
@@ -79,22 +97,14 @@ class Process:
             found.append("Open_vSwitch: not connected, or the copy is not complete")
         if not self.watcher.synced:
             found.append("Kubernetes: the launchers of this node have not been listed yet")
-        elif self.watcher.age > STALE_SECONDS:
+        elif self.watcher.age > SILENT_SECONDS:
             found.append(f"Kubernetes: not heard of for {self.watcher.age:.0f} s beyond the usual")
         if not found and not self.plugger.in_sync:
             found.append("the first look is not done")
         return found
 
-    def _failed(self, _kind: str, reason: str) -> None:
+    def _failed(self, reason: str) -> None:
         self.metrics.failures.labels(reason).inc()
-
-    def _plug(self) -> None:
-        try:
-            self.plugger.run()
-        except Exception:
-            LOG.exception("plugging has failed; the process ends, and the kubelet starts it again")
-            self.failed.set()
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(node: str, ovsdb: str, credentials: Path, address: str, port: int) -> int:
@@ -114,4 +124,4 @@ def run(node: str, ovsdb: str, credentials: Path, address: str, port: int) -> in
     done.wait()
     process.stop()
     LOG.info("stopped", extra={"reason": "asked to"})
-    return 1 if process.failed.is_set() else 0
+    return 0

@@ -1,14 +1,56 @@
-"""/healthz, /readyz and /metrics."""
+"""/healthz, /readyz and /metrics.
+
+One thread for all connections, and two that compute. A client that is slow, or says nothing, holds a place among the
+connections and nothing else; when there are too many, the one that has been silent longest loses it. So however many there
+are, a probe gets its answer.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import threading
+import logging
+import socket
+import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from http import HTTPStatus
 from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
+
+from ovnagent.supervision import Loop, Supervisor
+
+LOG = logging.getLogger(__name__)
+
+CONNECTIONS = 128
+REQUEST_LIMIT = 8 << 10
+"""Bytes of a request's line and headers."""
+REQUEST_SECONDS = 5.0
+"""For a request to arrive, and again for its answer to be taken."""
+ANSWER_SECONDS = 10.0
+"""For an answer to be computed."""
+FRESH_SECONDS = 1.0
+"""All who ask for the metrics within so long get the same answer."""
+PLAIN = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+    content_type: str = PLAIN
+
+
+class _Stage(IntEnum):
+    """What a connection is at; who is at the first loses its place first."""
+
+    ASKING = 0
+    TAKING = 1
+    WAITING = 2
 
 
 class Scraped(Protocol):
@@ -18,43 +60,141 @@ class Scraped(Protocol):
 
 
 class Server:
-    """Serves until `stop`. `reasons`: why the agent is not ready; none if it is. `alive`: the agent works at all."""
+    """Serves until `stop`. `reasons`: why the agent is not ready; `troubles`: which of its threads are dead or stuck; both
+    are empty if all is well. Listens from the start, so an address that is in use is an OSError here."""
 
     def __init__(
-        self, address: str, port: int, metrics: Scraped, reasons: Callable[[], list[str]], alive: Callable[[], bool]
+        self,
+        address: str,
+        port: int,
+        metrics: Scraped,
+        reasons: Callable[[], list[str]],
+        troubles: Callable[[], list[str]],
+        supervisor: Supervisor,
     ) -> None:
-        def answer(path: str) -> tuple[int, str, bytes]:
-            match path.partition("?")[0]:
-                case "/metrics":
-                    return 200, CONTENT_TYPE_LATEST, metrics.scrape()
-                case "/healthz":
-                    return (200, "text/plain", b"ok\n") if alive() else (503, "text/plain", b"stuck\n")
-                case "/readyz":
-                    why = reasons()
-                    body = json.dumps({"ready": not why, "reasons": why}).encode() + b"\n"
-                    return 503 if why else 200, "application/json", body
-            return 404, "text/plain", b"there are /metrics, /healthz and /readyz\n"
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                status, content_type, body = answer(self.path)
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-                """Probes are no news."""
-
-        self._server = ThreadingHTTPServer((address, port), Handler)
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="http", daemon=True)
+        self._reasons, self._troubles = reasons, troubles
+        self._metrics = metrics
+        self._socket = listen(address, port)
+        self.port: int = self._socket.getsockname()[1]
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="http-answer")
+        self._answers: dict[str, tuple[float, asyncio.Future[Answer]]] = {}
+        """Path -> when the answer was begun (monotonic seconds), and the answer."""
+        self._open: dict[asyncio.Task[None], _Stage] = {}
+        """In the order of their coming."""
+        self._loop = supervisor.loop("http", self._serve)
 
     def start(self) -> None:
-        self._thread.start()
+        self._loop.start()
 
     def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._loop.stop()
+        self._loop.join(1.0)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._socket.close()
+
+    def _serve(self, loop: Loop) -> None:
+        asyncio.run(self._until_stopped(loop))
+
+    async def _until_stopped(self, loop: Loop) -> None:
+        self._answers.clear()
+        self._open.clear()
+        listening = self._socket.dup()  # the server closes it at its end
+        server = await asyncio.start_server(self._connected, sock=listening, limit=REQUEST_LIMIT, backlog=CONNECTIONS)
+        async with server:
+            while not loop.stopping.is_set():
+                loop.beat()
+                await asyncio.sleep(0.1)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._open) >= CONNECTIONS:
+            min(self._open, key=self._open.__getitem__).cancel()  # of those that are alike, the oldest
+        try:
+            with suppress(OSError, TimeoutError, asyncio.CancelledError):
+                self._open[task] = _Stage.ASKING
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    method, path = await _request(reader)
+                self._open[task] = _Stage.WAITING
+                answer = await self._answer(method, path)
+                self._open[task] = _Stage.TAKING
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    writer.write(_bytes(answer, method))
+                    await writer.drain()
+        finally:
+            self._open.pop(task, None)
+            if writer.transport.get_write_buffer_size():
+                writer.transport.abort()
+            else:
+                writer.close()
+
+    async def _answer(self, method: str, path: str) -> Answer:
+        if not method:
+            return Answer(400, b"this is no HTTP request\n")
+        if method not in ("GET", "HEAD"):
+            return Answer(405, b"only GET and HEAD\n")
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._content(path.partition("?")[0])
+        except TimeoutError:
+            return Answer(503, b"it takes too long to find out\n")
+        except Exception:
+            LOG.exception("no answer", extra={"path": path[:100]})
+            return Answer(500, b"the agent's log says why there is no answer\n")
+
+    async def _content(self, path: str) -> Answer:
+        match path:
+            case "/healthz":
+                troubles = self._troubles()
+                return Answer(503, "".join(f"{each}\n" for each in troubles).encode()) if troubles else Answer(200, b"ok\n")
+            case "/readyz":
+                return await self._computed(path, self._readiness, 0.0)
+            case "/metrics":
+                return await self._computed(path, self._scrape, FRESH_SECONDS)
+        return Answer(404, b"there are /metrics, /healthz and /readyz\n")
+
+    def _readiness(self) -> Answer:
+        why = self._reasons()
+        body = json.dumps({"ready": not why, "reasons": why}).encode() + b"\n"
+        return Answer(503 if why else 200, body, "application/json")
+
+    def _scrape(self) -> Answer:
+        return Answer(200, self._metrics.scrape(), CONTENT_TYPE_LATEST)
+
+    async def _computed(self, path: str, compute: Callable[[], Answer], fresh: float) -> Answer:
+        """Computed once for all who ask while it is being computed, or within `fresh` seconds after it was begun."""
+        began, future = self._answers.get(path, (0.0, None))
+        if future is None or (future.done() and time.monotonic() - began >= fresh):
+            future = asyncio.get_running_loop().run_in_executor(self._pool, compute)
+            self._answers[path] = time.monotonic(), future
+        return await asyncio.shield(future)
+
+
+async def _request(reader: asyncio.StreamReader) -> tuple[str, str]:
+    """(method, path); empty where it is no request."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.LimitOverrunError, asyncio.IncompleteReadError):
+        return "", ""
+    words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+    return (words[0], words[1]) if len(words) == 3 and words[2].startswith("HTTP/1.") else ("", "")
+
+
+def _bytes(answer: Answer, method: str) -> bytes:
+    head = (
+        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\nContent-Type: {answer.content_type}\r\n"
+        f"Content-Length: {len(answer.body)}\r\nConnection: close\r\n"
+    )
+    allow = "Allow: GET, HEAD\r\n" if answer.status == 405 else ""
+    return f"{head}{allow}\r\n".encode() + (b"" if method == "HEAD" else answer.body)
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A socket on this address, of whichever family it is; with no address on all of both families."""
+    if address:
+        family, _, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(where[:2], family=family, backlog=CONNECTIONS)
+    if socket.has_dualstack_ipv6():
+        with suppress(OSError):  # IPv6 may be switched off
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=CONNECTIONS)
+    return socket.create_server(("", port), backlog=CONNECTIONS)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from ovnagent.core.addresses import Books
+from ovnagent.core.books import Books
 from ovnagent.core.networks import Networks
+
+LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FAST = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15)
 SLOW = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60)
@@ -20,11 +27,12 @@ class Metrics:
     """The agent's metrics; its methods are what happens."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-        r = self.registry
+        self.registry = r = CollectorRegistry()
+        # Each in a registry of its own: one that raises costs its own samples, not all.
+        self._registries = {"agent": r}
+        for name, collector in (("process", ProcessCollector), ("platform", PlatformCollector), ("gc", GCCollector)):
+            self._registries[name] = CollectorRegistry()
+            collector(registry=self._registries[name])
         self.ports = Gauge("ovnagent_ports", "Logical switch ports that the agent owns.", registry=r)
         self.pool = Gauge(
             "ovnagent_pool_addresses", "Addresses of a network's pool.", ["network", "family", "state"], registry=r
@@ -65,19 +73,46 @@ class Metrics:
         )
         self.drift = Counter("ovnagent_drift_repaired", "Rows put right that somebody else had changed.", registry=r)
         self.watch_errors = Counter("ovnagent_watch_errors", "Failed lists and watches.", ["kind", "reason"], registry=r)
-        self.writes_dropped = Gauge(
-            "ovnagent_writes_dropped", "Events and records given up since the start.", ["queue"], registry=r
+        self.writes_dropped = Counter(
+            "ovnagent_writes_dropped", "Events and records given up.", ["queue", "reason"], registry=r
         )
-        self._refresh: list[Callable[[], None]] = []
+        self.events_suppressed = Counter(
+            "ovnagent_events_suppressed", "Events that were not told, to spare who reads them.", ["reason"], registry=r
+        )
+        self.quarantined = Gauge(
+            "ovnagent_quarantined", "What was set aside because it cannot be read, by kind.", ["kind"], registry=r
+        )
+        self.thread_restarts = Counter(
+            "ovnagent_thread_restarts", "Failed steps of threads, each of which went on.", ["thread"], registry=r
+        )
+        self.scrape_errors = Counter(
+            "ovnagent_scrape_errors", "Metrics that could not be found out, and are old or missing.", ["part"], registry=r
+        )
+        self._refresh: dict[str, Callable[[], None]] = {}
+        self._failing: set[str] = set()
 
-    def on_scrape(self, refresh: Callable[[], None]) -> None:
+    def on_scrape(self, part: str, refresh: Callable[[], None]) -> None:
         """Called before each scrape, to set gauges."""
-        self._refresh.append(refresh)
+        self._refresh[part] = refresh
 
     def scrape(self) -> bytes:
-        for refresh in self._refresh:
-            refresh()
-        return generate_latest(self.registry)
+        """Never fails: what cannot be found out is counted and left as it was."""
+        for part, refresh in self._refresh.items():
+            self._guarded(part, refresh)
+        texts = [self._guarded(name, partial(generate_latest, registry)) for name, registry in self._registries.items()]
+        return b"".join(text for text in reversed(texts) if text)
+
+    def _guarded(self, part: str, function: Callable[[], T]) -> T | None:
+        try:
+            found = function()
+        except Exception:
+            self.scrape_errors.labels(part).inc()
+            if part not in self._failing:  # said once, not at each scrape
+                LOG.exception("metrics not found out", extra={"part": part})
+                self._failing.add(part)
+            return None
+        self._failing.discard(part)
+        return found
 
     def pools(self, networks: Networks, books: Books) -> None:
         for network in networks.all:

@@ -8,12 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from hack.lab.process import wait_for
+from ovnagent.core.addresses import Foreign
 from ovnagent.core.ports import CLUSTER, VM, Port, PresentPort
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.changes import Change
 from ovnagent.ovn.connection import Tls
 from ovnagent.ovn.nb_replica import Listeners
-from ovnagent.ovn.northbound import Northbound
+from ovnagent.ovn.northbound import Group, Northbound
+from ovnagent.ovn.snapshot import NorthboundSnapshot
 
 SWITCHES = ("pods", "vlan7")
 SECONDS = 10
@@ -45,14 +47,25 @@ class Agent:
     northbound: Northbound
     heard: Heard
 
+    @property
+    def now(self) -> NorthboundSnapshot:
+        return self.northbound.snapshot
+
     def commit(self, *changes: Change) -> str | None:
-        return self.northbound.commit([changes])[0]
+        return self.northbound.commit([Group("test", changes)])[0]
 
     def row(self, name: str) -> PresentPort:
-        return wait_for(lambda: self.northbound.ports.get(name), SECONDS, f"port {name} in the copy")
+        return wait_for(lambda: self.now.ports.get(name), SECONDS, f"port {name} in the copy")
+
+    def taken(self, switch: str) -> dict[str, str]:
+        """IP address -> phrase naming the foreign port that has it."""
+        return dict(self.now.foreign.get(switch, Foreign()).ips)
+
+    def taken_macs(self, switch: str) -> dict[str, str]:
+        return dict(self.now.foreign.get(switch, Foreign()).macs)
 
     def ready(self) -> None:
-        wait_for(lambda: self.northbound.synced, SECONDS, "the copy is complete")
+        wait_for(lambda: self.now.complete, SECONDS, "the copy is complete")
         self.northbound.acquire_lock()
         wait_for(lambda: self.northbound.has_lock, SECONDS, "the lock is held")
 
@@ -79,6 +92,10 @@ def agents() -> Iterator[Start]:
 
         yield start
     assert set(threading.enumerate()) == threads
+
+
+def group(*changes: Change) -> Group:
+    return Group("", changes)
 
 
 def port(name: str, switch: str = "pods", ip: str = "10.16.0.2", cluster: str = "c1", **options: str) -> Port:

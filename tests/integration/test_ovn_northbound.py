@@ -12,10 +12,10 @@ from hack.lab.databases import Server, server
 from hack.lab.process import wait_for
 from ovnagent.core.ports import CLUSTER
 from ovnagent.core.vm import VmKey
-from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, UpdatePort
+from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, SetGlobal, UpdatePort
 from ovnagent.ovn.nb_replica import MANY_CLAUSES
-from ovnagent.ovn.northbound import NotCommittedError
-from tests.integration.nb_agent import SECONDS, SWITCHES, Agent, Start, agents, port
+from ovnagent.ovn.northbound import Group, NotCommittedError
+from tests.integration.nb_agent import SECONDS, SWITCHES, Agent, Start, agents, group, port
 
 
 @pytest.fixture
@@ -53,21 +53,21 @@ def test_a_port_is_created_changed_and_deleted(nb: Server, agent: Agent) -> None
     wait_for(lambda: agent.row("testvm.default").port == changed, SECONDS, "the change in the copy")
     assert nb.nbctl("get", "Logical_Switch_Port", "testvm.default", "options") == "{}"
 
-    assert agent.northbound.vm_keys() == {VmKey("default", "testvm.default")}
+    assert set(agent.now.by_vm) == {VmKey("default", "testvm.default")}
     assert agent.commit(DeletePort(agent.row("testvm.default"))) is None
-    wait_for(lambda: not agent.northbound.ports, SECONDS, "the copy without the port")
-    assert agent.northbound.vm_keys() == set()
+    wait_for(lambda: not agent.now.ports, SECONDS, "the copy without the port")
+    assert set(agent.now.by_vm) == set()
     assert nb.nbctl("lsp-list", "pods") == ""
 
 
 def test_switch_and_ports_come_in_one_transaction(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
-    before = agent.northbound.transactions
-    groups = [[CreateSwitch("pods")], *([CreatePort(port(f"vm{n}", ip=f"10.16.0.{n + 2}"))] for n in range(200))]
+    before = agent.northbound.writer.transactions
+    groups = [group(CreateSwitch("pods")), *(group(CreatePort(port(f"vm{n}", ip=f"10.16.0.{n + 2}"))) for n in range(200))]
     assert agent.northbound.commit(groups) == [None] * 201
-    assert agent.northbound.transactions == before + 1
+    assert agent.northbound.writer.transactions == before + 1
     assert len(nb.nbctl("lsp-list", "pods").splitlines()) == 200
-    wait_for(lambda: len(agent.northbound.ports) == 200, SECONDS, "all ports in the copy")
+    wait_for(lambda: len(agent.now.ports) == 200, SECONDS, "all ports in the copy")
 
 
 def test_a_switch_that_somebody_else_created_meanwhile_is_not_created_twice(nb: Server, start: Start) -> None:
@@ -76,7 +76,7 @@ def test_a_switch_that_somebody_else_created_meanwhile_is_not_created_twice(nb: 
     with pytest.raises(NotCommittedError):
         agent.commit(CreateSwitch("pods"), CreatePort(port("vm1")))
     assert len(nb.nbctl("ls-list").splitlines()) == 1
-    wait_for(lambda: "pods" in agent.northbound.switches, SECONDS, "the other's switch in the copy")
+    wait_for(lambda: "pods" in agent.now.switches, SECONDS, "the other's switch in the copy")
     assert agent.commit(CreatePort(port("vm1"))) is None
 
 
@@ -97,9 +97,9 @@ def test_only_what_differs_is_written(nb: Server, agent: Agent) -> None:
 def test_a_port_moves_between_switches_in_one_transaction(nb: Server, agent: Agent) -> None:
     agent.commit(CreatePort(port("vm1")))
     present = agent.row("vm1")
-    before = agent.northbound.transactions
+    before = agent.northbound.writer.transactions
     assert agent.commit(UpdatePort(present, replace(present.port, switch="vlan7"))) is None
-    assert agent.northbound.transactions == before + 1
+    assert agent.northbound.writer.transactions == before + 1
     assert nb.nbctl("lsp-list", "pods") == ""
     assert "vm1" in nb.nbctl("lsp-list", "vlan7")
     wait_for(lambda: agent.row("vm1").port.switch == "vlan7", SECONDS, "the move in the copy")
@@ -109,17 +109,17 @@ def test_a_port_moves_between_switches_in_one_transaction(nb: Server, agent: Age
 def test_a_refused_row_holds_up_no_other(nb: Server, agent: Agent) -> None:
     nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm13")
     names = [f"vm{n}" for n in range(20)]
-    errors = agent.northbound.commit([[CreatePort(port(f"{name}.x")), CreatePort(port(name))] for name in names])
+    errors = agent.northbound.commit([group(CreatePort(port(f"{name}.x")), CreatePort(port(name))) for name in names])
     assert [name for name, error in zip(names, errors, strict=True) if error] == ["vm13"]
     assert "vm13" in str(errors[13])
-    wait_for(lambda: len(agent.northbound.ports) == 38, SECONDS, "all other ports in the copy")
-    assert "vm13.x" not in agent.northbound.ports, "a group is written as a whole or not at all"
+    wait_for(lambda: len(agent.now.ports) == 38, SECONDS, "all other ports in the copy")
+    assert "vm13.x" not in agent.now.ports, "a group is written as a whole or not at all"
 
 
 def test_a_batch_with_a_refused_row_creates_its_switch_all_the_same(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
     nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm7")
-    groups = [[CreateSwitch("pods")], *([CreatePort(port(f"vm{n}"))] for n in range(8))]
+    groups = [group(CreateSwitch("pods")), *(group(CreatePort(port(f"vm{n}"))) for n in range(8))]
     assert [error is None for error in agent.northbound.commit(groups)] == [True] * 8 + [False]
     assert len(nb.nbctl("lsp-list", "pods").splitlines()) == 7
 
@@ -131,16 +131,16 @@ def test_rows_and_switches_that_vanish_meanwhile_stop_nobody(nb: Server, agent: 
     nb.nbctl("lsp-del", "vm1", "--", "lsp-del", "vm2", "--", "lsp-del", "vm3")
     errors = agent.northbound.commit(
         [
-            [DeletePort(gone["vm1"])],
-            [UpdatePort(gone["vm2"], port("vm2", ip="10.16.0.9"))],
-            [UpdatePort(gone["vm3"], port("vm3", switch="vlan7"))],
-            [CreatePort(port("vm4"))],
-            [CreatePort(port("vm5", switch="no-such-switch"))],
+            group(DeletePort(gone["vm1"])),
+            group(UpdatePort(gone["vm2"], port("vm2", ip="10.16.0.9"))),
+            group(UpdatePort(gone["vm3"], port("vm3", switch="vlan7"))),
+            group(CreatePort(port("vm4"))),
+            group(CreatePort(port("vm5", switch="no-such-switch"))),
         ]
     )
     assert [error is None for error in errors] == [True, True, False, True, False]
     assert "no-such-switch" in str(errors[4])
-    wait_for(lambda: set(agent.northbound.ports) == {"vm4"}, SECONDS, "what is really there in the copy")
+    wait_for(lambda: set(agent.now.ports) == {"vm4"}, SECONDS, "what is really there in the copy")
 
 
 # -- whose rows
@@ -150,9 +150,9 @@ def test_rows_of_others_are_not_the_agents(nb: Server, agent: Agent, start: Star
     nb.nbctl("lsp-add", "pods", "foreign")
     other = start(nb.remote, cluster="c2", ready=False)
     agent.commit(CreatePort(port("vm1")))
-    wait_for(lambda: "vm1" in other.northbound.foreign_names, SECONDS, "the one agent's port, foreign to the other")
-    assert set(agent.northbound.ports) == {"vm1"}
-    assert set(other.northbound.ports) == set()
+    wait_for(lambda: "vm1" in other.now.names, SECONDS, "the one agent's port, foreign to the other")
+    assert set(agent.now.ports) == {"vm1"}
+    assert set(other.now.ports) == set()
 
 
 def test_a_port_changed_or_removed_by_others_is_reported(nb: Server, agent: Agent) -> None:
@@ -169,8 +169,8 @@ def test_a_port_changed_or_removed_by_others_is_reported(nb: Server, agent: Agen
         agent.heard.forget()
         nb.nbctl(*command)
         wait_for(lambda: key <= agent.heard.rows, SECONDS, f"word of {' '.join(command)}")
-    assert agent.northbound.ports_of(VmKey("default", "vm1")) == ()
-    assert agent.northbound.ports == {}
+    assert agent.now.by_vm.get(VmKey("default", "vm1")) is None
+    assert not agent.now.ports
 
 
 def test_keys_and_columns_of_others_wake_nobody(nb: Server, agent: Agent) -> None:
@@ -195,20 +195,20 @@ def test_a_port_that_others_move_elsewhere_is_seen_there(nb: Server, agent: Agen
     assert nb.nbctl("lsp-list", "elsewhere") == ""
     assert "vm1" in nb.nbctl("lsp-list", "pods")
     wait_for(lambda: agent.row("vm1").port.switch == "pods", SECONDS, "the port back in the copy")
-    wait_for(lambda: "elsewhere" not in agent.northbound.switches, SECONDS, "the other switch out of the copy")
+    wait_for(lambda: "elsewhere" not in agent.now.switches, SECONDS, "the other switch out of the copy")
 
 
 def test_a_port_that_loses_its_mark_is_foreign_and_no_longer_the_agents(nb: Server, agent: Agent) -> None:
     agent.commit(CreatePort(port("vm1")))
     agent.row("vm1")
     nb.nbctl("remove", "Logical_Switch_Port", "vm1", "external_ids", CLUSTER)
-    wait_for(lambda: "vm1" in agent.northbound.foreign_names, SECONDS, "the port as a foreign one")
-    assert agent.northbound.ports == {}
-    assert agent.northbound.taken("pods") == {"10.16.0.2": "logical switch port vm1"}
+    wait_for(lambda: "vm1" in agent.now.names, SECONDS, "the port as a foreign one")
+    assert not agent.now.ports
+    assert agent.taken("pods") == {"10.16.0.2": "logical switch port vm1"}
     nb.nbctl("set", "Logical_Switch_Port", "vm1", f"external_ids:{CLUSTER}=c1")
     agent.row("vm1")
-    wait_for(lambda: not agent.northbound.foreign_names, SECONDS, "no foreign port")
-    assert agent.northbound.taken("pods") == {}
+    wait_for(lambda: not agent.now.names, SECONDS, "no foreign port")
+    assert agent.taken("pods") == {}
 
 
 def test_a_switch_that_is_deleted_renamed_or_doubled(nb: Server, agent: Agent) -> None:
@@ -216,18 +216,18 @@ def test_a_switch_that_is_deleted_renamed_or_doubled(nb: Server, agent: Agent) -
     agent.row("vm1")
     nb.nbctl("set", "Logical_Switch", "pods", "name=renamed")
     wait_for(lambda: agent.row("vm1").port.switch == "renamed", SECONDS, "the new name in the copy")
-    assert "pods" not in agent.northbound.switches
+    assert "pods" not in agent.now.switches
     nb.nbctl("set", "Logical_Switch", "renamed", "name=pods")
     wait_for(lambda: agent.row("vm1").port.switch == "pods", SECONDS, "the old name in the copy")
 
     nb.nbctl("--add-duplicate", "ls-add", "pods")
     second = nb.nbctl("--bare", "--columns=_uuid", "find", "Logical_Switch", "name=pods", "ports=[]")
     nb.nbctl("ls-del", second)
-    wait_for(lambda: agent.northbound.switches["pods"] != second, SECONDS, "the first of the two in the copy")
+    wait_for(lambda: agent.now.switches["pods"] != second, SECONDS, "the first of the two in the copy")
     assert agent.row("vm1").port.switch == "pods"
     agent.heard.forget()
     nb.nbctl("ls-del", "pods")
-    wait_for(lambda: "pods" not in agent.northbound.switches and not agent.northbound.ports, SECONDS, "neither in the copy")
+    wait_for(lambda: "pods" not in agent.now.switches and not agent.now.ports, SECONDS, "neither in the copy")
     wait_for(lambda: agent.heard.everything, SECONDS, "the news of it")
 
 
@@ -235,7 +235,7 @@ def test_a_switch_that_is_deleted_renamed_or_doubled(nb: Server, agent: Agent) -
 
 
 def test_addresses_of_others_are_taken_until_they_go(nb: Server, agent: Agent) -> None:
-    taken = agent.northbound.taken
+    taken = agent.taken
     nb.nbctl("lsp-add", "pods", "pod1", "--", "lsp-set-addresses", "pod1", "0A:00:00:00:00:07 10.16.0.7 FD00::0007")
     nb.nbctl("lsp-add", "pods", "pod2", "--", "lsp-set-addresses", "pod2", "dynamic")
     nb.nbctl("set", "Logical_Switch_Port", "pod2", 'dynamic_addresses="0a:00:00:00:00:08 10.16.0.8"')  # as northd does
@@ -251,7 +251,7 @@ def test_addresses_of_others_are_taken_until_they_go(nb: Server, agent: Agent) -
         "10.16.0.1": "router port gw",
         "fd00::1": "router port gw",
     }
-    assert set(agent.northbound.taken_macs("pods")) == {f"0a:00:00:00:00:0{n}" for n in (1, 7, 8)}
+    assert set(agent.taken_macs("pods")) == {f"0a:00:00:00:00:0{n}" for n in (1, 7, 8)}
     wait_for(lambda: taken("vlan7") == {"10.16.0.9": "logical switch port pod3"}, SECONDS, "the other switch's own")
 
     agent.heard.forget()
@@ -261,7 +261,7 @@ def test_addresses_of_others_are_taken_until_they_go(nb: Server, agent: Agent) -
     agent.heard.forget()
     nb.nbctl("lsp-del", "pod1", "--", "lsp-del", "pod2", "--", "lsp-del", "to-r")
     wait_for(lambda: not taken("pods") and agent.heard.inventory, SECONDS, "nothing taken")
-    assert agent.northbound.taken_macs("pods") == {}
+    assert agent.taken_macs("pods") == {}
 
 
 def test_the_way_from_few_foreign_ports_to_many(nb: Server, agent: Agent) -> None:
@@ -275,32 +275,32 @@ def test_the_way_from_few_foreign_ports_to_many(nb: Server, agent: Agent) -> Non
             commands += ["--", "lsp-add", "pods", f"pod{number}", "--", "lsp-set-addresses", f"pod{number}", f"{mac} {ip}"]
         nb.nbctl(*commands[1:])
         expected = first + MANY_CLAUSES
-        wait_for(lambda count=expected: len(agent.northbound.taken("pods")) == count, SECONDS, f"{expected} addresses taken")
+        wait_for(lambda count=expected: len(agent.taken("pods")) == count, SECONDS, f"{expected} addresses taken")
     nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "far")
     nb.nbctl("lsp-del", "pod0")
-    wait_for(lambda: "10.16.0.0" not in agent.northbound.taken("pods"), SECONDS, "one address free")
-    assert len(agent.northbound.taken("pods")) == 2 * MANY_CLAUSES - 1
-    assert "far" not in agent.northbound.foreign_names
-    assert set(agent.northbound.ports) == {"vm1"}
+    wait_for(lambda: "10.16.0.0" not in agent.taken("pods"), SECONDS, "one address free")
+    assert len(agent.taken("pods")) == 2 * MANY_CLAUSES - 1
+    assert "far" not in agent.now.names
+    assert set(agent.now.ports) == {"vm1"}
 
 
 def test_a_name_used_on_another_switch_is_watched_and_its_going_wakes(nb: Server, agent: Agent) -> None:
     nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm1", "--", "lsp-add", "elsewhere", "vm2")
     agent.northbound.watch_names({"vm1"})
-    wait_for(lambda: "vm1" in agent.northbound.foreign_names, SECONDS, "the name in use")
-    assert agent.northbound.foreign_names == {"vm1": "logical switch port vm1"}
-    assert agent.northbound.taken("pods") == {}
+    wait_for(lambda: "vm1" in agent.now.names, SECONDS, "the name in use")
+    assert dict(agent.now.names) == {"vm1": "logical switch port vm1"}
+    assert agent.taken("pods") == {}
     agent.heard.forget()
     nb.nbctl("lsp-del", "vm1")
     wait_for(lambda: agent.heard.inventory, SECONDS, "word of its going")
-    assert agent.northbound.foreign_names == {}
+    assert not agent.now.names
     agent.northbound.watch_names(set())
     assert agent.commit(CreatePort(port("vm1"))) is None
 
 
 def test_the_go_ahead_in_nb_global_is_seen_and_removed(nb: Server, agent: Agent) -> None:
     nb.nbctl("set", "NB_Global", ".", "external_ids:go=yes", "external_ids:theirs=1")
-    wait_for(lambda: agent.northbound.global_external_id("go") == "yes", SECONDS, "the key in the copy")
-    agent.northbound.set_global_external_id("go", "")
-    wait_for(lambda: agent.northbound.global_external_id("go") == "", SECONDS, "the copy without the key")
+    wait_for(lambda: agent.now.global_ids.get("go") == "yes", SECONDS, "the key in the copy")
+    agent.northbound.commit([Group("go", (SetGlobal("go", ""),))])
+    wait_for(lambda: agent.now.global_ids.get("go") is None, SECONDS, "the copy without the key")
     assert nb.nbctl("get", "NB_Global", ".", "external_ids") == '{theirs="1"}'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from hack.lab.databases import Server, cluster, leads, server
-from hack.lab.process import run, wait_for
-from ovnagent.ovn import replica
+from hack.lab.process import wait_for
+from ovnagent.ovn import session
 from ovnagent.ovn.changes import CreatePort, CreateSwitch
-from ovnagent.ovn.connection import Tls
 from ovnagent.ovn.nb_replica import NorthboundReplica
 from ovnagent.ovn.northbound import NotCommittedError
 from tests.integration.nb_agent import SECONDS, Agent, Start, agents, port
@@ -53,7 +51,7 @@ def start() -> Iterator[Start]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent connection is given up after 2 s instead of 10."""
-    monkeypatch.setattr(replica, "PROBE_MILLISECONDS", 1000)
+    monkeypatch.setattr(session, "PROBE_MILLISECONDS", 1000)
 
 
 def fill(agent: Agent) -> None:
@@ -67,7 +65,7 @@ def fill(agent: Agent) -> None:
 def test_nothing_is_written_without_the_lock(nb: Server, start: Start) -> None:
     holder = start(nb.remote)
     standby = start(nb.remote, ready=False)
-    wait_for(lambda: standby.northbound.synced, SECONDS, "the standby's copy")
+    wait_for(lambda: standby.now.complete, SECONDS, "the standby's copy")
     with pytest.raises(NotCommittedError, match="lock"):
         standby.commit(CreateSwitch("pods"))
     standby.northbound.acquire_lock()
@@ -94,7 +92,7 @@ def test_the_lock_goes_over_when_its_holder_is_killed(nb: Server, start: Start) 
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
             standby = start(nb.remote, ready=False)
-            wait_for(lambda: standby.northbound.synced, SECONDS, "the standby's copy")
+            wait_for(lambda: standby.now.complete, SECONDS, "the standby's copy")
             standby.northbound.acquire_lock()
             with pytest.raises(NotCommittedError):
                 standby.commit(CreateSwitch("pods"))
@@ -114,8 +112,8 @@ def test_the_lock_goes_over_when_its_holder_is_killed(nb: Server, start: Start) 
 def test_a_database_that_comes_late(tmp_path: Path, start: Start) -> None:
     nb = Server(tmp_path / "nb")
     agent = start(nb.remote, ready=False)
-    assert not agent.northbound.synced
-    assert agent.northbound.database.age == float("inf")
+    assert not agent.now.complete
+    assert agent.northbound.connection.age == float("inf")
     with pytest.raises(NotCommittedError):
         agent.commit(CreateSwitch("pods"))
     nb.create()
@@ -131,30 +129,30 @@ def test_a_restart_of_the_database_is_a_pause(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
     fill(agent)
     nb.stop()
-    wait_for(lambda: not agent.northbound.synced, SECONDS, "the copy is known to be stale")
+    wait_for(lambda: not agent.now.complete, SECONDS, "the copy is known to be stale")
     assert not agent.northbound.has_lock
     with pytest.raises(NotCommittedError):
         agent.commit(CreatePort(port("vm2")))
-    assert set(agent.northbound.ports) == {"vm1"}, "what was known last stands"
+    assert set(agent.now.ports) == {"vm1"}, "what was known last stands"
     nb.start()
     agent.ready()
     assert agent.commit(CreatePort(port("vm2"))) is None
-    wait_for(lambda: set(agent.northbound.ports) == {"vm1", "vm2"}, SECONDS, "both ports")
+    wait_for(lambda: set(agent.now.ports) == {"vm1", "vm2"}, SECONDS, "both ports")
 
 
 def test_a_database_that_comes_back_empty(nb: Server, start: Start) -> None:
     agent = start(nb.remote)
     fill(agent)
-    generation = agent.northbound.generation
+    generation = agent.now.generation
     nb.stop()
     nb.create()
     agent.heard.forget()
     nb.start()
     agent.ready()
-    assert agent.northbound.generation != generation
+    assert agent.now.generation != generation
     assert agent.heard.everything
-    assert not agent.northbound.ports
-    assert not agent.northbound.switches
+    assert not agent.now.ports
+    assert not agent.now.switches
     fill(agent)
 
 
@@ -168,13 +166,13 @@ def test_a_database_that_hangs_is_noticed_on_a_unix_socket_too(nb: Server, start
         with pytest.raises(NotCommittedError, match="connection was lost"):
             agent.commit(CreatePort(port("vm2")))
         assert time.monotonic() - began < 5
-        assert not agent.northbound.synced
-        wait_for(lambda: agent.northbound.database.age > 2, SECONDS, "the age of the copy")
+        assert not agent.now.complete
+        wait_for(lambda: agent.northbound.connection.age > 2, SECONDS, "the age of the copy")
     finally:
         nb.thaw()
     agent.ready()
-    assert agent.northbound.database.age == 0
-    wait_for(lambda: "vm1" in agent.northbound.ports, SECONDS, "the port in the copy")
+    assert agent.northbound.connection.age == 0
+    wait_for(lambda: "vm1" in agent.now.ports, SECONDS, "the port in the copy")
 
 
 def test_an_agent_stops_at_once_whatever_the_database_does(nb: Server, start: Start, tmp_path: Path) -> None:
@@ -188,7 +186,7 @@ def test_an_agent_stops_at_once_whatever_the_database_does(nb: Server, start: St
             began = time.monotonic()
             each.northbound.stop()
             assert time.monotonic() - began < 1
-            assert not each.northbound.database.connection.thread.is_alive()
+            assert not each.northbound.connection.thread.is_alive()
     finally:
         nb.thaw()
 
@@ -202,7 +200,7 @@ def test_an_endpoint_that_accepts_and_stays_silent_holds_up_nobody(
         silent.bind(str(tmp_path / "silent.sock"))
         silent.listen(10)
         agent = start(f"unix:{tmp_path}/silent.sock,{nb.remote}", ready=False)
-        wait_for(lambda: agent.northbound.synced, 15, "the copy from the other endpoint")
+        wait_for(lambda: agent.now.complete, 15, "the copy from the other endpoint")
 
 
 def test_an_update_that_is_not_understood_has_all_copied_anew(
@@ -210,7 +208,7 @@ def test_an_update_that_is_not_understood_has_all_copied_anew(
 ) -> None:
     agent = start(nb.remote)
     fill(agent)
-    generation = agent.northbound.generation
+    generation = agent.now.generation
     honest = NorthboundReplica.notify
 
     def broken(*arguments: object) -> None:
@@ -219,8 +217,8 @@ def test_an_update_that_is_not_understood_has_all_copied_anew(
 
     monkeypatch.setattr(NorthboundReplica, "notify", broken)
     nb.nbctl("lsp-set-addresses", "vm1", "unknown")
-    wait_for(lambda: agent.northbound.generation != generation, SECONDS, "a new copy")
-    wait_for(lambda: agent.northbound.synced, SECONDS, "the copy complete")
+    wait_for(lambda: agent.now.generation != generation, SECONDS, "a new copy")
+    wait_for(lambda: agent.now.complete, SECONDS, "the copy complete")
     assert agent.row("vm1").port.addresses == ("unknown",)
 
 
@@ -234,10 +232,10 @@ def test_a_cluster_that_changes_its_leader(tmp_path: Path, start: Start) -> None
         leader = next(member for member in members if leads(member))
         leader.stop()
         began = time.monotonic()
-        wait_for(lambda: not agent.northbound.synced, SECONDS, "the leader's end noticed")
+        wait_for(lambda: not agent.now.complete, SECONDS, "the leader's end noticed")
         agent.ready()
         print(f"ready {time.monotonic() - began:.1f} s after the leader's end")
-        assert set(agent.northbound.ports) == {"vm1"}
+        assert set(agent.now.ports) == {"vm1"}
         assert agent.commit(CreatePort(port("vm2"))) is None
         agent.row("vm2")
 
@@ -253,31 +251,8 @@ def test_a_member_that_ceases_to_lead_is_left(tmp_path: Path, start: Start) -> N
         except NotCommittedError:
             pass
         wait_for(lambda: any(leads(member) for member in members if member is not old), 20, "a new leader")
-        wait_for(lambda: agent.northbound.database.idl.session_name() != old.remote, 20, "the old one left")
+        wait_for(lambda: agent.northbound.connection.idl.session_name() != old.remote, 20, "the old one left")
         agent.ready()
-        if "vm2" not in agent.northbound.ports:
+        if "vm2" not in agent.now.ports:
             assert agent.commit(CreatePort(port("vm2"))) is None
         agent.row("vm2")
-
-
-# -- TLS
-
-
-def certificates(directory: Path) -> Tls:
-    """A self-signed certificate that both sides use and trust."""
-    tls = Tls(directory / "key.pem", directory / "cert.pem", directory / "cert.pem")
-    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes")
-    run("openssl", "req", "-x509", "-newkey", "rsa:2048", *subject, "-keyout", tls.private_key, "-out", tls.certificate)
-    return tls
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-def test_tls(tmp_path: Path, start: Start) -> None:
-    tls = certificates(tmp_path)
-    files = (f"--private-key={tls.private_key}", f"--certificate={tls.certificate}", f"--ca-cert={tls.ca}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number = free.getsockname()[1]
-    with server(tmp_path / "nb", remotes=(f"--remote=pssl:{number}:127.0.0.1", *files)) as nb:
-        agent = start(f"ssl:127.0.0.1:{number}", tls=tls)
-        fill(agent)
-        assert "vm1" in nb.nbctl("lsp-list", "pods")

@@ -12,6 +12,7 @@ import pytest
 from hack.lab.databases import Server, server
 from hack.lab.process import wait_for
 from ovnagent.core.placement import Binding
+from ovnagent.ovn.snapshot import SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 
 SECONDS = 10
@@ -24,11 +25,15 @@ class Eye:
     bindings: set[str] = field(default_factory=set)
     chassis: int = 0
 
+    @property
+    def now(self) -> SouthboundSnapshot:
+        return self.southbound.snapshot
+
     def chassis_changed(self) -> None:
         self.chassis += 1
 
     def expect(self, port: str, binding: Binding | None) -> None:
-        wait_for(lambda: self.southbound.binding(port) == binding, SECONDS, f"{port} bound as {binding}")
+        wait_for(lambda: self.now.bindings.get(port) == binding, SECONDS, f"{port} bound as {binding}")
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def eye(tmp_path: Path) -> Iterator[Eye]:
         found = Eye(sb, None)  # type: ignore[arg-type]
         found.southbound = Southbound(sb.remote, lambda ports: found.bindings.update(ports), found.chassis_changed)
         found.southbound.start()
-        wait_for(lambda: found.southbound.connected, SECONDS, "the copy of SB")
+        wait_for(lambda: found.now.complete, SECONDS, "the copy of SB")
         yield found
         found.southbound.stop()
     assert set(threading.enumerate()) == threads
@@ -71,13 +76,13 @@ def chassis_uuid(sb: Server, name: str) -> str:
 
 
 def test_chassis_come_are_renamed_and_go(eye: Eye) -> None:
-    assert eye.southbound.chassis_by_hostname == {"node1": ("chassis1",), "node2": ("chassis2",)}
+    assert dict(eye.now.chassis_by_hostname) == {"node1": ("chassis1",), "node2": ("chassis2",)}
     before = eye.chassis
     eye.sb.sbctl("set", "Chassis", "chassis2", "hostname=node1")
     both = {"node1": ("chassis1", "chassis2")}
-    wait_for(lambda: eye.southbound.chassis_by_hostname == both, SECONDS, "two chassis with one hostname")
+    wait_for(lambda: dict(eye.now.chassis_by_hostname) == both, SECONDS, "two chassis with one hostname")
     eye.sb.sbctl("chassis-del", "chassis1")
-    wait_for(lambda: eye.southbound.chassis_by_hostname == {"node1": ("chassis2",)}, SECONDS, "one chassis gone")
+    wait_for(lambda: dict(eye.now.chassis_by_hostname) == {"node1": ("chassis2",)}, SECONDS, "one chassis gone")
     assert eye.chassis >= before + 2
 
 
@@ -85,7 +90,7 @@ def test_only_watched_ports_are_copied(eye: Eye) -> None:
     add_ports(eye.sb, "vm1", "vm2")
     bind(eye.sb, "vm1", "chassis1")
     bind(eye.sb, "vm2", "chassis2")
-    assert eye.southbound.binding("vm1") is None
+    assert eye.now.bindings.get("vm1") is None
     eye.southbound.watch({"vm1"})
     eye.expect("vm1", Binding("chassis1", (), (), True))
     assert eye.bindings == {"vm1"}
@@ -126,11 +131,11 @@ def test_while_sb_is_away_the_chassis_known_last_stand(eye: Eye) -> None:
     eye.southbound.watch({"vm1"})
     eye.expect("vm1", Binding("", (), (), False))
     eye.sb.stop()
-    wait_for(lambda: not eye.southbound.connected, SECONDS, "the loss noticed")
-    assert eye.southbound.chassis_by_hostname == {"node1": ("chassis1",), "node2": ("chassis2",)}
-    assert eye.southbound.ever_synced
+    wait_for(lambda: not eye.now.complete, SECONDS, "the loss noticed")
+    assert dict(eye.now.chassis_by_hostname) == {"node1": ("chassis1",), "node2": ("chassis2",)}
+    assert eye.now.ever_complete
     eye.sb.start()
-    wait_for(lambda: eye.southbound.connected, SECONDS, "SB back")
+    wait_for(lambda: eye.now.complete, SECONDS, "SB back")
     bind(eye.sb, "vm1", "chassis2")
     eye.expect("vm1", Binding("chassis2", (), (), True))
 
@@ -139,4 +144,4 @@ def test_ports_may_be_watched_that_do_not_exist_yet(eye: Eye) -> None:
     eye.southbound.watch({"vm1", "vm9"})
     add_ports(eye.sb, "vm1")
     eye.expect("vm1", Binding("", (), (), False))
-    assert eye.southbound.binding("vm9") is None
+    assert eye.now.bindings.get("vm9") is None

@@ -66,7 +66,7 @@ class Zoo:
         assert len({port.mac for port in rows}) == len(rows), "a MAC is held twice"
         book = self.desk.books["ovn-default"]
         assert {str(ip) for ip in book.ips} == set(ips), "the books and the rows differ"
-        assert book.used["pods", 4] == len(ips)
+        assert book.used.get(("pods", 4), 0) == len(ips)
         assert {port.vm.name for port in rows} <= set(self.alive), "a port outlives its VM"
         for name in self.alive:
             held = [port for port in rows if port.vm.name == name]
@@ -131,19 +131,31 @@ def _asked(obj: dict[str, object]) -> str:
     return obj["spec"]["template"]["metadata"]["annotations"].get("ovn.kubernetes.io/ip_address", "")  # type: ignore[index]
 
 
+def printable(size: int) -> st.SearchStrategy[str]:
+    """What an operator may call a network."""
+    return st.text(min_size=1, max_size=size).filter(lambda text: text.isprintable() and text == text.strip())
+
+
 @given(
     st.builds(
         records.Record,
-        vm=st.builds(VmKey, st.from_regex(r"[a-z]{1,9}", fullmatch=True), st.from_regex(r"[a-z.]{1,9}", fullmatch=True)),
-        uid=st.text(max_size=9),
+        vm=st.builds(
+            VmKey, st.from_regex(r"[a-z]{1,9}", fullmatch=True), st.from_regex(r"[a-z]([a-z.]?[a-z]){0,9}", fullmatch=True)
+        ),
+        uid=st.from_regex(r"[0-9a-f-]{1,36}", fullmatch=True),
         leases=st.lists(
             st.builds(
                 records.Lease,
-                port=st.text(min_size=1, max_size=9),
-                interface=st.text(max_size=9),
-                network=st.text(max_size=9),
-                ips=st.lists(st.ip_addresses(), max_size=2).map(tuple),
-                mac=st.text(max_size=17),
+                port=printable(9),
+                interface=st.from_regex(r"[A-Za-z0-9_-]{1,9}", fullmatch=True),
+                network=printable(9),
+                ips=st.lists(
+                    st.ip_addresses().filter(lambda ip: not getattr(ip, "ipv4_mapped", None)),
+                    min_size=1,
+                    max_size=2,
+                    unique_by=lambda ip: ip.version,
+                ).map(tuple),
+                mac=st.from_regex(r"0[2468ace](:[0-9a-f]{2}){5}", fullmatch=True),
             ),
             max_size=3,
             unique_by=lambda lease: lease.port,

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from ovnagent.core import reduce
 from ovnagent.core.networks import Dhcp
-from ovnagent.core.shared import NO_VM
 from tests.desk import Desk, migration_object, network, pod_object, vm_object, vmi_object
 
 TENANT = network(
@@ -182,7 +181,7 @@ def test_a_nad_that_names_what_is_not_configured_is_a_sentence_on_the_vm_and_the
     nad = {
         "metadata": {"namespace": "default", "name": "odd", "annotations": {"ovn.kubernetes.io/logical_switch": "nowhere"}}
     }
-    desk.store.put(reduce.attachable(nad))
+    desk.store.put(reduce.network_attachment_definition(nad))
     networks = [*NETWORKS[:1], {"name": "o", "multus": {"networkName": "odd"}}]
     nics = [{"name": "a", "bridge": {}}, {"name": "o", "bridge": {}}]
     desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=nics, networks=networks))
@@ -205,7 +204,6 @@ def test_an_address_that_two_share_is_nobody_s_own_and_has_a_virtual_port() -> N
     for name in ("one", "two"):
         feed_vm(desk, name, pairs)
     desk.look()
-    desk.look(NO_VM)
     feed_vm(desk, "late", {"ovn.kubernetes.io/ip_address": "10.16.0.50"})
     desk.look()
     desk.forget()  # an agent that starts anew sees it so, too
@@ -222,7 +220,6 @@ def test_an_address_that_two_share_is_nobody_s_own_and_has_a_virtual_port() -> N
     for name in ("one", "two"):
         desk.feed("DELETED", "virtualmachines", vm_object(name))
     desk.look()
-    desk.look(NO_VM)
     assert sorted(desk.rows) == ["late.default"]
     assert desk.port("late.default").ips == ("10.16.0.50",)
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovnagent.core.addresses import Foreign
 from ovnagent.ovn.inventory import ForeignPort, Inventory, foreign_port
 
 
@@ -18,6 +19,8 @@ from ovnagent.ovn.inventory import ForeignPort, Inventory, foreign_port
         ("", ["dynamic 10.0.0.9"], {}, ("10.0.0.9",), ()),
         ("", ["0a:00:00:00:00:01 dynamic"], {}, (), ("0a:00:00:00:00:01",)),
         ("", ["unknown", ""], {}, (), ()),
+        ("", ["a:0:0:0:0:1 fd00::15%x 10.0.0.300 fd00::1/200/3"], {}, ("fd00::15", "fd00::1"), ("0a:00:00:00:00:01",)),
+        ("", ["a:b 10.0.0.1"], {}, ("10.0.0.1",), ()),
         ("router", ["router"], {"router-port": "gw"}, (), ()),
         ("virtual", [], {"virtual-ip": "10.0.0.5", "virtual-parents": "a,b"}, ("10.0.0.5",), ()),
         ("", [], {"virtual-ip": "10.0.0.5"}, (), ()),
@@ -69,7 +72,8 @@ def test_the_books_are_those_of_the_rows_that_are_left(steps: list[tuple[str, ob
             if port.router_port and isinstance(router, tuple):
                 ips[port.switch] |= {network.partition("/")[0] for network in router[1]}
                 macs[port.switch] |= {router[0].lower()} - {""}
-    assert {switch: set(inventory.ips.get(switch, ())) for switch in ips} == ips
-    assert {switch: set(inventory.macs.get(switch, ())) for switch in macs} == macs
-    assert set(inventory.names) == {port.name for port in ports}
-    assert set(inventory.names.values()) <= {port.phrase for port in ports}
+    foreign = inventory.foreign()
+    assert {switch: set(foreign.get(switch, Foreign()).ips) for switch in ips} == ips
+    assert {switch: set(foreign.get(switch, Foreign()).macs) for switch in macs} == macs
+    assert set(inventory.names.now) == {port.name for port in ports}
+    assert set(inventory.names.now.values()) <= {port.phrase for port in ports}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ovnagent.core.reduce import virtual_machine
-from ovnagent.core.requests import Request, parse_mac, read
+from ovnagent.core.requests import Request, read
+from ovnagent.core.values import parse_mac
 from ovnagent.core.vm import Interface
 from tests.desk import vm_object
 

@@ -6,12 +6,12 @@ import gc
 
 import pytest
 
-from ovnagent.garbage import held_back
+from ovnagent.memory import loading
 
 
 def test_loads_that_overlap() -> None:
-    with held_back():
-        with pytest.raises(ValueError, match="no"), held_back():
+    with loading():
+        with pytest.raises(ValueError, match="no"), loading():
             raise ValueError("no")
         assert not gc.isenabled()
     assert gc.isenabled()

@@ -1,0 +1,66 @@
+"""What follows from a VM's rows being written, or refused: what is remembered, told, scheduled and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ovnagent.announce import Announcer, object_ref
+from ovnagent.core.plan import Case, Result
+from ovnagent.core.problems import PORT_REFUSED, Problem
+from ovnagent.dirty import Dirty
+from ovnagent.kube.kubernetes import Kubernetes
+from ovnagent.notes import Notes
+from ovnagent.ovn.changes import Change
+from ovnagent.serve.metrics import Metrics
+
+REFUSED_RETRY_SECONDS = 30.0
+"""When a row that the database refused is tried again without any news of it."""
+
+
+class Consequences:
+    """For the reconciler, in its thread."""
+
+    def __init__(self, notes: Notes, dirty: Dirty, kube: Kubernetes, announcer: Announcer, metrics: Metrics) -> None:
+        self._notes, self._dirty, self._kube, self._announcer, self._metrics = notes, dirty, kube, announcer, metrics
+
+    def draw(
+        self, result: Result, case: Case, group: Sequence[Change], error: str | None, drifted: bool, seconds: float
+    ) -> None:
+        """`error`: why the database refused the rows; `drifted`: somebody changed them in NB since the last look; `seconds`:
+        from the first news of the VM to the commit."""
+        problems = result.problems
+        if error:
+            problems = (*problems, refusal(result, error))
+            self._metrics.refused_rows.inc()
+        gone = result.owner is None and not result.wanted and not error
+        before, now = self._notes.settle(result, case.facts, problems, gone)
+        self._dirty.add(self._notes.waiting_for(result.freed))
+        if now.watched - before.watched:
+            self._dirty.add((result.key,), urgent=True)  # once more, with what SB says
+        if group and drifted and before.facts == case.facts and not before.watched:
+            self._metrics.drift.inc(len(group))
+            self._announcer.drift(result.key, len(group))
+        if result.owner is None and case.facts.empty and not result.wanted:
+            self._kube.store.forget(result.key)
+        self._record(result, case)
+        self._dirty.later(result.key, REFUSED_RETRY_SECONDS if error else result.look_again)
+        self._announcer.tell(result, case, () if error else group, problems, before.problems, seconds)
+
+    def _record(self, result: Result, case: Case) -> None:
+        """The record on the VM follows behind the port."""
+        ref = object_ref(result, case)
+        if ref is None or not result.record:
+            return
+        holder = case.facts.vm if ref.kind == "VirtualMachine" else case.facts.vmi
+        if holder is not None:
+            self._kube.records.keep(ref, holder.record, result.record)
+
+
+def refusal(result: Result, error: str) -> Problem:
+    """The database refused the VM's rows, most often because somebody else's port has the name on another switch."""
+    names = [port.name for port in result.wanted]
+    return Problem(
+        PORT_REFUSED,
+        f"OVN refused logical switch port {', '.join(names)}: {error}",
+        tuple(f"port {name}" for name in names),
+    )

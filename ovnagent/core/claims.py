@@ -1,0 +1,115 @@
+"""What a VM's interfaces claim: by their rows, by the records on the VM, and by what they would like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from ovnagent.core import ports
+from ovnagent.core.addresses import Claim, Holder
+from ovnagent.core.attachments import Attachment
+from ovnagent.core.identity import continues, guest_may_run, lease_of
+from ovnagent.core.networks import Network
+from ovnagent.core.owner import Owner
+from ovnagent.core.placement import SILENT_BINDINGS, Situation, Whereabouts
+from ovnagent.core.ports import PresentPort
+from ovnagent.core.records import Lease, Record, parse
+from ovnagent.core.vm import Facts, Interface, pod_interface
+
+
+def claims(
+    owner: Owner,
+    facts: Facts,
+    where: Whereabouts,
+    rows: Sequence[PresentPort],
+    attachments: Iterable[Attachment],
+    switches: Mapping[str, str],
+) -> list[Claim]:
+    """A claim for each attachment. `switches`: name of a configured network -> its logical switch."""
+    records = [record for text in owner.records if text and (record := parse(text))]
+    running = owner.running or guest_may_run(facts, owner)
+    return [_claim(owner, facts, where, rows, attachment, records, running, switches) for attachment in attachments]
+
+
+def _claim(
+    owner: Owner,
+    facts: Facts,
+    where: Whereabouts,
+    rows: Sequence[PresentPort],
+    attachment: Attachment,
+    records: Iterable[Record],
+    running: bool,
+    switches: Mapping[str, str],
+) -> Claim:
+    row: Lease | None = None
+    own: list[Lease] = []
+    wishes: list[Lease] = []
+    others: list[Lease] = []
+    for record in records:
+        for lease in _of_network(record.leases, attachment.network, switches):
+            if record.vm == owner.key and _same(attachment, lease.port, lease.interface):
+                (own if record.uid in owner.uids else wishes).append(lease)
+            elif record.vm != owner.key and lease.interface == attachment.interface.name:
+                others.append(lease)
+    for present in rows:
+        port, held = present.port, lease_of(present.port)
+        here = port.switch == attachment.network.logical_switch
+        if held is None or not here or not _same(attachment, port.name, port.external_id(ports.INTERFACE)):
+            continue
+        if not continues(owner, rows, port.external_id(ports.VM_UID)):
+            wishes.append(held)
+        elif row is None or port.name == attachment.port:
+            row = held
+    return Claim(
+        holder=Holder(owner.key, owner.uid, attachment.port),
+        interface=attachment.interface.name,
+        network=attachment.network,
+        request=attachment.request,
+        row=row,
+        records=tuple(own),
+        wishes=(*wishes, *others),
+        reported_mac=_reported_mac(owner, facts, where, attachment.interface),
+        running=running,
+        created=owner.created,
+    )
+
+
+def _of_network(leases: Iterable[Lease], network: Network, switches: Mapping[str, str]) -> Iterator[Lease]:
+    """Leases that were of this network: an address belongs to a switch and a subnet, whatever the network was called. A
+    name that is configured says which switch that is; one that is not may have been this network's before."""
+    for lease in leases:
+        switch = switches.get(lease.network)
+        if switch is None:
+            if lease.ips and all(any(ip in subnet for subnet in network.subnets) for ip in lease.ips):
+                yield lease
+        elif switch == network.logical_switch:
+            yield lease
+
+
+def _same(attachment: Attachment, port: str, interface: str) -> bool:
+    """What was recorded of this port or interface is this attachment's: either may have been renamed since."""
+    return attachment.port == port or attachment.interface.name == interface
+
+
+def _reported_mac(owner: Owner, facts: Facts, where: Whereabouts, interface: Interface) -> str:
+    """The MAC that the running guest has on the wire: VMI status, else network-status of the launcher it runs in. With
+    masquerade and passt that is the pod's own, which only network-status tells."""
+    vmi = facts.vmi
+    if vmi is None or not owner.running:
+        return ""
+    if interface.binding not in SILENT_BINDINGS:
+        for name, mac in vmi.macs:
+            if name == interface.name:
+                return mac.lower()
+    node = where.target if where.situation is Situation.SWITCHED else vmi.node or where.node
+    return pod_macs(owner, facts, interface).get(node, "")
+
+
+def pod_macs(owner: Owner, facts: Facts, interface: Interface) -> Mapping[str, str]:
+    """Node -> MAC that the interface has in the launcher there, from network-status."""
+    inside = pod_interface(interface)
+    return {
+        pod.node: mac.lower()
+        for pod in facts.launchers
+        for name, _, mac in pod.attached
+        if pod.alive and pod.vmi_uid == owner.vmi_uid and pod.node and name == inside and mac
+    }
