@@ -86,10 +86,8 @@ class Plugger:
         self._failures = 0
         self._rows: frozenset[str] = frozenset()
         """Interfaces that were there at the last look."""
-        self._unsaid: dict[str, float] = {}
-        """Interface in trouble -> when (monotonic) to say so."""
-        self._troubles: dict[str, str] = {}
-        """Interface -> its trouble as logged last."""
+        self._troubles: dict[str, tuple[str, float]] = {}
+        """Interface in trouble -> its sentence, and when (monotonic) to say it next."""
         self.in_sync = False
         """The first look is done."""
         self.decisions: tuple[Decision, ...] = ()
@@ -167,20 +165,21 @@ class Plugger:
 
     def _report(self, decisions: Sequence[Decision], launchers: dict[str, Launcher], now: float) -> float:
         """Say what stays without a name, and which names are somebody else's, once that has lasted a while."""
-        pause, troubled = float("inf"), {}
+        pause, troubles = float("inf"), {}
         for each in decisions:
             pod = launchers.get(each.interface.pod_uid)
             if pod is None or not pod.alive or not each.reason or each.interface.broken:
                 continue
             row = each.interface.row
-            troubled[row] = self._unsaid.get(row, now + DARK_SECONDS)
-            if now < troubled[row]:
-                pause = min(pause, troubled[row] - now)
-                continue
-            troubled[row] = now + REPORT_SECONDS
-            self._say(each, pod)
-        self._unsaid = troubled
-        self._troubles = {row: text for row, text in self._troubles.items() if row in troubled}
+            before, due = self._troubles.get(row, ("", 0.0))
+            if before != each.reason:
+                due = now + DARK_SECONDS
+            elif now >= due:
+                self._say(each, pod)
+                due = now + REPORT_SECONDS
+            troubles[row] = each.reason, due
+            pause = min(pause, due - now)
+        self._troubles = troubles
         return pause
 
     def _say(self, decision: Decision, pod: Launcher) -> None:
@@ -188,9 +187,6 @@ class Plugger:
         text = f"interface {interface.inside} of pod {pod.name} on node {self._node}: {decision.reason}"
         if self._troubles.get(interface.row) != text:
             self._troubles[interface.row] = text
-            LOG.warning(
-                "not plugged", extra={"interface": interface.name, "pod": f"{pod.namespace}/{pod.name}", "reason": text}
-            )
         machine = self._machines.known.get(pod.uid)
         ref = ObjectRef("Pod", pod.namespace, pod.name, pod.uid)
         if machine is not None and machine.vmi is not None and machine.vmi.uid == pod.vmi_uid:
