@@ -30,7 +30,7 @@ WAIT_SECONDS = 0.05
 DARK_SECONDS = 5.0
 """An interface that has no name for so long is reported: the agent's record may be on its way until then."""
 REPORT_SECONDS = 300.0
-RETRY = tenacity.wait_exponential_jitter(initial=0.05, max=5, jitter=0.05)
+RETRY = tenacity.wait_exponential_jitter(multiplier=0.05, max=5, jitter=0.05)
 NOT_PLUGGED = "InterfaceNotPlugged"
 
 
@@ -185,8 +185,8 @@ class Plugger:
     def _say(self, decision: Decision, pod: Launcher) -> None:
         interface = decision.interface
         text = f"interface {interface.inside} of pod {pod.name} on node {self._node}: {decision.reason}"
-        if self._troubles.get(interface.row) != text:
-            self._troubles[interface.row] = text
+        fields = {"interface": interface.name, "pod": f"{pod.namespace}/{pod.name}", "reason": text}
+        LOG.warning("left alone" if decision.iface_id else "not plugged", extra=fields)
         machine = self._machines.known.get(pod.uid)
         ref = ObjectRef("Pod", pod.namespace, pod.name, pod.uid)
         if machine is not None and machine.vmi is not None and machine.vmi.uid == pod.vmi_uid:
