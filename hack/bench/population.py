@@ -16,11 +16,16 @@ from typing import Any
 
 from hack.lab.kube import ControlPlane
 from hack.lab.kubevirt import objects
-from hack.lab.kubevirt.api import Obj
+from hack.lab.kubevirt.api import Obj, clone
 from hack.lab.process import stop
 
 NAMESPACES = 20
 CONDITIONS = ("Ready", "LiveMigratable", "StorageLiveMigratable", "AgentConnected")
+VERSIONS = {
+    "kubevirt.io/latest-observed-api-version": "v1",
+    "kubevirt.io/storage-observed-api-version": "v1",
+}
+IMAGE = "quay.io/kubevirt/virt-launcher:v1.9.0"
 CREATED = "2026-01-01T00:00:00Z"
 IN_A_TRANSACTION = 40
 """etcd takes 128 operations and 1.5 MB."""
@@ -136,8 +141,8 @@ def machine(number: int, namespace: str) -> Obj:
             "name": f"vm{number:05d}",
             "namespace": namespace,
             "labels": {"app": "web"},
-            "annotations": dict(objects.OBSERVED_VERSIONS),
-            "finalizers": [objects.VM_FINALIZER],
+            "annotations": dict(VERSIONS),
+            "finalizers": ["kubevirt.io/virtualMachineControllerFinalize"],
             "generation": 1,
         },
         "spec": {"runStrategy": "Always", "template": template},
@@ -155,10 +160,21 @@ def machine(number: int, namespace: str) -> Obj:
 
 
 def instance(vm: Mapping[str, Any], node: str) -> Obj:
-    vmi = objects.instance_of(vm)
-    mac = _mac(vm)
-    vmi["metadata"]["labels"][objects.NODE_NAME] = node
-    vmi["status"] |= {
+    meta, template = vm["metadata"], vm["spec"]["template"]
+    vmi: Obj = {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstance",
+        "metadata": {
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "labels": {**template["metadata"]["labels"], objects.NODE_NAME: node},
+            "annotations": {**template["metadata"]["annotations"], **VERSIONS, "kubevirt.io/vm-generation": "1"},
+            "ownerReferences": [objects.owner(vm, "kubevirt.io/v1", "VirtualMachine")],
+            "finalizers": ["kubevirt.io/virtualMachineControllerFinalize", "kubevirt.io/foregroundDeleteVirtualMachine"],
+        },
+        "spec": clone(template["spec"]),
+    }
+    vmi["status"] = {
         "phase": "Running",
         "nodeName": node,
         "activePods": {str(uuid.uuid5(uuid.NAMESPACE_OID, vm["metadata"]["name"])): node},
@@ -171,7 +187,7 @@ def instance(vm: Mapping[str, Any], node: str) -> Obj:
                 "ipAddress": "10.16.0.9",
                 "ipAddresses": ["10.16.0.9", "fe80::9"],
                 "linkState": "up",
-                "mac": mac,
+                "mac": _mac(vm),
                 "name": "default",
                 "podInterfaceName": "eth0",
                 "queueCount": 1,
@@ -191,21 +207,54 @@ def instance(vm: Mapping[str, Any], node: str) -> Obj:
 
 
 def launcher(vmi: Mapping[str, Any], suffix: str = "x7k2p") -> Obj:
-    pod = objects.launcher_of(vmi)
-    meta, spec = pod["metadata"], pod["spec"]
-    meta["name"] = meta.pop("generateName") + suffix
+    name, namespace, uid = (vmi["metadata"][key] for key in ("name", "namespace", "uid"))
     mac = vmi["status"]["interfaces"][0]["mac"]
     status = {"name": "ovn-kubernetes", "interface": "eth0", "ips": ["10.244.2.5"], "mac": mac, "default": True, "dns": {}}
-    meta["annotations"][objects.NETWORK_STATUS] = json.dumps([status], indent=4)
     folders = ("private", "public", "sockets", "virt-bin-share-dir", "libvirt-runtime", "ephemeral-disks", "hotplug-disks")
     mounts = [{"name": folder, "mountPath": f"/var/run/kubevirt-{folder}"} for folder in folders]
-    compute = spec["containers"][0]
-    compute |= _container(mounts)
-    helper = {"image": objects.LAUNCHER_IMAGE, "command": ["/usr/bin/virt-tail"], "args": ["--logfile", "/var/run/log"]}
-    spec |= {
+    flags = ("qemu-timeout 351s", "kubevirt-share-dir /var/run/kubevirt", "grace-period-seconds 45", "hypervisor kvm")
+    command = ["/usr/bin/virt-launcher-monitor", "--name", name, "--uid", uid, "--namespace", namespace]
+    command += [word for flag in flags for word in f"--{flag}".split(" ")]
+    devices = {f"devices.kubevirt.io/{device}": "1" for device in ("kvm", "tun", "vhost-net")}
+    resources = {"limits": devices, "requests": {"cpu": "100m", "memory": "780Mi", **devices}}
+    pod: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"virt-launcher-{name}-{suffix}",
+            "namespace": namespace,
+            "labels": {
+                **vmi["metadata"]["labels"],
+                objects.LAUNCHER_LABEL: "virt-launcher",
+                objects.CREATED_BY: uid,
+                "vm.kubevirt.io/name": name,
+                "vmi.kubevirt.io/id": name,
+            },
+            "annotations": {
+                objects.NETWORK_STATUS: json.dumps([status], indent=4),
+                "kubectl.kubernetes.io/default-container": "compute",
+                "kubevirt.io/domain": name,
+                "kubevirt.io/migrationTransportUnix": "true",
+                "post.hook.backup.velero.io/command": f'["/usr/bin/virt-freezer", "--unfreeze", "--name", "{name}"]',
+                "pre.hook.backup.velero.io/command": f'["/usr/bin/virt-freezer", "--freeze", "--name", "{name}"]',
+            },
+            "ownerReferences": [objects.owner(vmi, "kubevirt.io/v1", "VirtualMachineInstance")],
+        },
+    }
+    helper = {"image": IMAGE, "command": ["/usr/bin/virt-tail", "--logfile", "/var/run/log"], **_container(mounts[:2])}
+    compute = {"name": "compute", "image": IMAGE, "command": command, "resources": resources, **_container(mounts)}
+    pod["spec"] = {
+        "containers": [compute],
+        "initContainers": [{"name": each, **helper} for each in ("console-log", "volumeroot")],
         "nodeName": vmi["status"]["nodeName"],
         "volumes": [{"name": folder, "emptyDir": {}} for folder in folders],
-        "initContainers": [{"name": name, **helper, **_container(mounts[:2])} for name in ("console-log", "volumeroot")],
+        "hostname": name,
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 60,
+        "nodeSelector": {"kubernetes.io/arch": "amd64", "kubevirt.io/schedulable": "true"},
+        "readinessGates": [{"conditionType": "kubevirt.io/virtual-machine-unpaused"}],
         "dnsPolicy": "ClusterFirst",
         "schedulerName": "default-scheduler",
         "securityContext": {"runAsUser": 107, "fsGroup": 107},
@@ -217,8 +266,8 @@ def launcher(vmi: Mapping[str, Any], suffix: str = "x7k2p") -> Obj:
         "containerStatuses": [
             {
                 "name": "compute",
-                "image": objects.LAUNCHER_IMAGE,
-                "imageID": f"{objects.LAUNCHER_IMAGE}@sha256:{'0' * 64}",
+                "image": IMAGE,
+                "imageID": f"{IMAGE}@sha256:{'0' * 64}",
                 "containerID": f"cri-o://{'0' * 64}",
                 "ready": True,
                 "restartCount": 0,
