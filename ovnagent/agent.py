@@ -90,7 +90,13 @@ class Agent:
         self.server: Server | None = None
         if config.port:
             self.server = Server(
-                config.address, config.port, self.metrics, self.reasons, self.supervisor.troubles, self.supervisor
+                config.address,
+                config.port,
+                self.metrics,
+                self.reasons,
+                self.supervisor.troubles,
+                self.supervisor,
+                {"/migrations": self.reconciler.timelines.document},
             )
 
     def start(self) -> None:

@@ -105,6 +105,13 @@ class Northbound:
         """Contend for the lock; the database hands it over as soon as its holder's connection ends."""
         self._set_lock(self.lock_name)
 
+    def steal_lock(self) -> None:
+        """Take the lock from its holder at once (RFC 7047, 4.1.8), who waits for it in front of all others, and has it again
+        when it is released, or this connection ends. For an operator's command that must write as the only one."""
+        replica = self._replica
+        if replica is not None and replica.monitoring and replica.lock_name is None:
+            self.connection.request(lambda: replica.steal_lock(self.lock_name))
+
     def release_lock(self) -> None:
         self._set_lock(None)
 

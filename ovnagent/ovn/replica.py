@@ -63,6 +63,12 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         """Have something done in the connection's thread, at its next turn. From any thread."""
         self._requests.append(function)
 
+    def steal_lock(self, name: str) -> None:
+        """As set_lock, but at once. In the connection's thread."""
+        if not self.lock_name:
+            self.lock_name: str | None = name
+            self._lock_request_id = self._Idl__do_send_lock_request("steal")
+
     def run(self) -> bool:
         if not self._copying:
             return self._turn()
@@ -125,8 +131,8 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
 
     @property
     def reason(self) -> str:
-        """Why the copy is not kept up to date."""
-        return self._session.reason if not self._session.is_connected() else "the copy is not complete yet"
+        """Why there is no connection; empty where there is one."""
+        return self._session.reason if not self._session.is_connected() else ""
 
     @property
     def _copying(self) -> bool:
