@@ -51,13 +51,6 @@ def write(kube: ControlPlane, entries: Iterable[tuple[str, Obj]]) -> int:
     return written
 
 
-def delete(kube: ControlPlane, keys: Iterable[str]) -> None:
-    """Take objects out of etcd."""
-    rest = iter(keys)
-    while batch := list(islice(rest, IN_A_TRANSACTION)):
-        _transact(kube, [{"requestDeleteRange": {"key": _base64(key.encode())}} for key in batch])
-
-
 def _transact(kube: ControlPlane, operations: list[Obj]) -> None:
     body = json.dumps({"success": operations}).encode()
     with urllib.request.urlopen(f"{kube.etcd_url}/v3/kv/txn", body, timeout=60) as answer:
@@ -81,6 +74,8 @@ def surroundings(nodes: int, namespaces: Iterable[str]) -> Iterator[tuple[str, O
             "status": {"phase": "Active"},
         }
         yield f"/registry/namespaces/{name}", _complete(namespace)
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
+        yield f"/registry/serviceaccounts/{name}/default", _complete(account)
 
 
 def namespace_of(number: int) -> str:
@@ -298,7 +293,7 @@ def _complete(obj: Obj) -> Obj:
             "time": CREATED,
             "fieldsV1": _fields(part),
         }
-        for part in ({"metadata": dict(meta), "spec": obj["spec"]}, {"status": obj.get("status", {})})
+        for part in ({"metadata": dict(meta), "spec": obj.get("spec", {})}, {"status": obj.get("status", {})})
     ]
     meta |= {"uid": str(uuid.uuid5(uuid.NAMESPACE_URL, name)), "creationTimestamp": CREATED, "managedFields": fields}
     meta.setdefault("generation", 1)
@@ -335,8 +330,15 @@ def _disk(name: str) -> Obj:
 
 
 def _mac(vm: Mapping[str, Any]) -> str:
-    number = int(vm["metadata"]["name"].removeprefix("vm"))
-    return f"02:00:00:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
+    digest = uuid.uuid5(uuid.NAMESPACE_X500, f"{vm['metadata']['namespace']}/{vm['metadata']['name']}").bytes
+    return "02:" + ":".join(f"{byte:02x}" for byte in digest[:5])
+
+
+def path_of(obj: Mapping[str, Any]) -> str:
+    """Where the API server has it."""
+    version = obj["apiVersion"]
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    return f"{root}/namespaces/{obj['metadata']['namespace']}/{obj['kind'].lower()}s"
 
 
 def key_of(obj: Mapping[str, Any]) -> str:
