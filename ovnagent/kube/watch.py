@@ -254,6 +254,8 @@ class Watcher:
     def _path(self, query: dict[str, str]) -> str:
         if self.kind.selector:
             query["labelSelector"] = self.kind.selector
+        if self.kind.fields:
+            query["fieldSelector"] = self.kind.fields
         return f"{self.kind.path}?{urlencode(query)}"
 
     def _alive(self, synced: bool = False) -> None:
