@@ -41,8 +41,8 @@ def world_of(
 
 
 class Present:
-    """The rows of each VM, as they are in a snapshot: those that name it, and those that name none any more, but still its UID
-    (somebody took a key away). So they are put right in place, and no guest loses its port for it."""
+    """The rows of each VM, as they are in a snapshot: those that name it, and those that name none any more, but still its
+    UID (somebody took a key away). So they are put right in place, and no guest loses its port for it."""
 
     def __init__(self, nb: NorthboundSnapshot) -> None:
         self._by_vm, self._names = nb.by_vm, nb.ports
