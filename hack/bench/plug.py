@@ -68,6 +68,8 @@ class Watch:
 
 def machines(kube: ControlPlane, names: list[str], node: str) -> dict[str, str]:
     """Running VMs with two interfaces and the agent's record, as they are in the API; name -> the launcher's UID."""
+    # Pods of a node that does not exist are soon deleted.
+    kube.apply(yaml.safe_dump({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}))
     nics = {"interfaces": [{"name": "default", "bridge": {}}, {"name": "blue", "bridge": {}}]}
     networks = [{"name": "default", "pod": {}}, {"name": "blue", "multus": {"networkName": "blue"}}]
     spec = {"domain": {"devices": nics}, "networks": networks}
