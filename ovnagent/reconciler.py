@@ -33,6 +33,7 @@ from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
 from ovnagent.standby import StandbyWatch
+from ovnagent.timelines import Timelines
 
 LOG = logging.getLogger(__name__)
 
@@ -71,13 +72,14 @@ class Reconciler:
     ) -> None:
         self.status = Status()
         self.notes = Notes()
+        self.timelines = Timelines()
         self.leading = False
         """It holds the lock and works; a standby remembers nothing of what changes."""
         self._config, self._next = config, config
         self._dirty, self._kube = dirty, kube
         self._northbound, self._southbound = northbound, southbound
         self._announcer, self._metrics = announcer, metrics
-        self._consequences = Consequences(self.notes, dirty, kube, announcer, metrics)
+        self._consequences = Consequences(self.notes, self.timelines, dirty, kube, announcer, metrics)
         self._standby = StandbyWatch(kube, northbound, southbound)
         self._touched: set[VmKey] = set()
         """VMs whose rows changed in NB, by whomever, since the last look at them."""
@@ -164,6 +166,7 @@ class Reconciler:
             # Another agent may have granted addresses meanwhile.
             LOG.info("leading", extra={"reason": "holding the Northbound lock, all views complete"})
             self._begin_anew()
+            self.timelines.lead()
             self.leading = True
         elif self.leading and not has_lock:
             LOG.warning("not leading any more", extra={"reason": "the Northbound lock is lost"})
@@ -330,9 +333,10 @@ class Reconciler:
             if index not in written:
                 left.add(result.key)
                 continue
-            changed, seconds = groups[index].changes, done - batch[result.key]
+            changed, news, first = groups[index].changes, batch[result.key], not self.status.in_sync
             try:
-                self._consequences.draw(result, case, changed, errors[index], result.key in drifted, seconds)
+                drift = result.key in drifted
+                self._consequences.draw(result, case, changed, errors[index], drift, news, done, first)
             except Exception as failure:
                 self._set_aside(result.key, failure)
         self._southbound.watch({name for names in self.notes.watched.values() for name in names})

@@ -41,12 +41,26 @@ def write(kube: ControlPlane, entries: Iterable[tuple[str, Obj]]) -> int:
         for key, obj in batch:
             value = json.dumps(obj, separators=(",", ":")).encode()
             written += len(value)
-            put = {"key": base64.b64encode(key.encode()).decode(), "value": base64.b64encode(value).decode()}
-            puts.append({"requestPut": put})
-        body = json.dumps({"success": puts}).encode()
-        with urllib.request.urlopen(f"{kube.etcd_url}/v3/kv/txn", body, timeout=60) as answer:
-            assert answer.status == 200
+            puts.append({"requestPut": {"key": _base64(key.encode()), "value": _base64(value)}})
+        _transact(kube, puts)
     return written
+
+
+def delete(kube: ControlPlane, keys: Iterable[str]) -> None:
+    """Take objects out of etcd."""
+    rest = iter(keys)
+    while batch := list(islice(rest, IN_A_TRANSACTION)):
+        _transact(kube, [{"requestDeleteRange": {"key": _base64(key.encode())}} for key in batch])
+
+
+def _transact(kube: ControlPlane, operations: list[Obj]) -> None:
+    body = json.dumps({"success": operations}).encode()
+    with urllib.request.urlopen(f"{kube.etcd_url}/v3/kv/txn", body, timeout=60) as answer:
+        assert answer.status == 200
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def surroundings(nodes: int, namespaces: Iterable[str]) -> Iterator[tuple[str, Obj]]:
@@ -68,18 +82,30 @@ def namespace_of(number: int) -> str:
     return f"team{number % NAMESPACES:02d}"
 
 
-def machines(count: int, nodes: int) -> Iterator[tuple[str, Obj]]:
-    """VM, VMI and launcher of each, running."""
+def machines(count: int, nodes: int, namespace: str = "") -> Iterator[tuple[str, Obj]]:
+    """VM, VMI and launcher of each, running; in turns in all namespaces if none is given."""
     for number in range(count):
-        vm = _complete(machine(number))
+        vm = _complete(machine(number, namespace or namespace_of(number)))
         vmi = _complete(instance(vm, f"node{number % nodes}"))
-        yield _key("kubevirt.io/virtualmachines", vm), vm
-        yield _key("kubevirt.io/virtualmachineinstances", vmi), vmi
         pod = _complete(launcher(vmi))
-        yield _key("pods", pod), pod
+        yield from ((key_of(each), each) for each in (vm, vmi, pod))
 
 
-def machine(number: int) -> Obj:
+def migration(vm: Obj, target: str) -> Iterator[tuple[str, Obj]]:
+    """A migration of a VM of `machines`, and its target launcher, bound to this node."""
+    meta = vm["metadata"]
+    moving = objects.migration(meta["namespace"], f"{meta['name']}-move", meta["name"])
+    moving["status"] = {"phase": "Scheduling"}
+    vmi = _complete(instance(vm, "elsewhere"))
+    pod = launcher(vmi, "target")
+    _complete(moving)
+    pod["metadata"]["labels"][objects.MIGRATION_UID] = moving["metadata"]["uid"]
+    pod["spec"]["nodeName"] = target
+    pod["status"] = {"phase": "Pending"}
+    yield from ((key_of(each), each) for each in (moving, _complete(pod)))
+
+
+def machine(number: int, namespace: str) -> Obj:
     interfaces = [{"name": "default", "bridge": {}}]
     template = {
         "metadata": {"labels": {"app": "web"}, "annotations": {"kubevirt.io/pci-topology-version": "v3"}},
@@ -108,7 +134,7 @@ def machine(number: int) -> Obj:
         "kind": "VirtualMachine",
         "metadata": {
             "name": f"vm{number:05d}",
-            "namespace": namespace_of(number),
+            "namespace": namespace,
             "labels": {"app": "web"},
             "annotations": dict(objects.OBSERVED_VERSIONS),
             "finalizers": [objects.VM_FINALIZER],
@@ -164,10 +190,10 @@ def instance(vm: Mapping[str, Any], node: str) -> Obj:
     return vmi
 
 
-def launcher(vmi: Mapping[str, Any]) -> Obj:
+def launcher(vmi: Mapping[str, Any], suffix: str = "x7k2p") -> Obj:
     pod = objects.launcher_of(vmi)
     meta, spec = pod["metadata"], pod["spec"]
-    meta["name"] = meta.pop("generateName") + "x7k2p"
+    meta["name"] = meta.pop("generateName") + suffix
     mac = vmi["status"]["interfaces"][0]["mac"]
     status = {"name": "ovn-kubernetes", "interface": "eth0", "ips": ["10.244.2.5"], "mac": mac, "default": True, "dns": {}}
     meta["annotations"][objects.NETWORK_STATUS] = json.dumps([status], indent=4)
@@ -264,5 +290,8 @@ def _mac(vm: Mapping[str, Any]) -> str:
     return f"02:00:00:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
 
 
-def _key(resource: str, obj: Mapping[str, Any]) -> str:
+def key_of(obj: Mapping[str, Any]) -> str:
+    """Where etcd has it."""
+    plural = f"{obj['kind'].lower()}s"
+    resource = plural if obj["apiVersion"] == "v1" else f"kubevirt.io/{plural}"
     return f"/registry/{resource}/{obj['metadata']['namespace']}/{obj['metadata']['name']}"

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -119,14 +121,26 @@ def say(what: str, figure: str) -> None:
     print(f"{what:52} {figure}", flush=True)
 
 
-def measure(directory: Path, count: int, nodes: int, runs: int) -> None:
+@dataclass(frozen=True)
+class Rig:
+    """An API server and OVN's databases, and an agent that is not started yet."""
+
+    kube: ControlPlane
+    nb: Server
+    agent: Agent
+
+
+@contextmanager
+def rig(directory: Path, nodes: int) -> Iterator[Rig]:
+    """So many nodes, each with a chassis, and namespaces; no VM."""
     with (
         ControlPlane(directory / "kube") as kube,
         server(directory / "nb") as nb,
-        server(directory / "empty") as empty,
         server(directory / "sb", "OVN_Southbound") as sb,
     ):
         population.only_the_api_server(kube)
+        names = [population.namespace_of(number) for number in range(population.NAMESPACES)]
+        population.write(kube, population.surroundings(nodes, names))
         kube.kubectl("apply", *(f"-f{REPOSITORY}/deploy/base/{name}.yaml" for name in ("namespace", "rbac")))
         for number in range(nodes):
             encap = {"op": "insert", "table": "Encap", "uuid-name": "e", "row": {"type": "geneve", "ip": f"10.0.0.{number}"}}
@@ -140,44 +154,47 @@ def measure(directory: Path, count: int, nodes: int, runs: int) -> None:
         }
         agent = Agent(directory, config)
         try:
-            say("no VMs: peak memory", f"{start(agent).megabytes:.0f} MB")
-            agent.stop()
-            names = [population.namespace_of(number) for number in range(population.NAMESPACES)]
-            population.write(kube, population.surroundings(nodes, names))
-            size = population.write(kube, population.machines(count, nodes))
-            say(f"{count} VMs, VMIs and launchers, {nodes} nodes", f"{size / 1e6:.0f} MB of JSON in etcd")
-            floors = []
-            for _ in range(runs):
-                arguments = [sys.executable, "-m", "hack.bench.scale", "--list", str(kube.kubeconfig)]
-                floors.append(json.loads(subprocess.check_output(arguments, cwd=REPOSITORY)))
-            listed = median(seconds for seconds, _ in floors)
-            say("floor: list in pages and orjson", f"{listed:.1f} s, peak {max(floor[1] for floor in floors):.0f} MB")
-            cold = start(agent)
-            raw = raw_transaction(nb, empty)
-            say("floor: the same rows in one raw transaction", f"{raw:.1f} s")
-            ratio = cold.seconds / (listed + raw)
-            say("cold start", f"{cold.seconds:.1f} s = {ratio:.2f} x floor")
-            say("  rows written", f"{cold.rows:.0f} in {cold.transactions:.0f} transactions")
-            say("  peak memory", f"{cold.megabytes:.0f} MB")
-            began = time.monotonic()
-            wait_for(lambda: agent.metric("ovnagent_records_pending") == 0, 600, "a record on each")
-            say("  records on all of them", f"{time.monotonic() - began:.0f} s later")
-            say("  patches of VMs for them", f"{requests(kube, 'PATCH', 'virtualmachines'):.0f}")
-            say("  Events told so far", f"{requests(kube, 'POST', 'events'):.0f}")
-            say("  peak memory", f"{memory(agent):.0f} MB")
-            before = agent.metric("process_cpu_seconds_total")
-            time.sleep(10)
-            say("  at rest", f"{(agent.metric('process_cpu_seconds_total') - before) * 100:.0f} millicores")
-            agent.stop()
-            warm = []
-            for _ in range(runs):
-                warm.append(start(agent))
-                agent.stop()
-            seconds = median(each.seconds for each in warm)
-            say("start with all right", f"{seconds:.1f} s = {seconds / listed:.2f} x list; {warm[-1].rows:.0f} rows written")
-            say("  peak memory", f"{max(each.megabytes for each in warm):.0f} MB")
+            yield Rig(kube, nb, agent)
         finally:
             agent.stop()
+
+
+def measure(directory: Path, count: int, nodes: int, runs: int) -> None:
+    with rig(directory, nodes) as lab, server(directory / "empty") as empty:
+        kube, agent = lab.kube, lab.agent
+        say("no VMs: peak memory", f"{start(agent).megabytes:.0f} MB")
+        agent.stop()
+        size = population.write(kube, population.machines(count, nodes))
+        say(f"{count} VMs, VMIs and launchers, {nodes} nodes", f"{size / 1e6:.0f} MB of JSON in etcd")
+        floors = []
+        for _ in range(runs):
+            arguments = [sys.executable, "-m", "hack.bench.scale", "--list", str(kube.kubeconfig)]
+            floors.append(json.loads(subprocess.check_output(arguments, cwd=REPOSITORY)))
+        listed = median(seconds for seconds, _ in floors)
+        say("floor: list in pages and orjson", f"{listed:.1f} s, peak {max(floor[1] for floor in floors):.0f} MB")
+        cold = start(agent)
+        raw = raw_transaction(lab.nb, empty)
+        say("floor: the same rows in one raw transaction", f"{raw:.1f} s")
+        say("cold start", f"{cold.seconds:.1f} s = {cold.seconds / (listed + raw):.2f} x floor")
+        say("  rows written", f"{cold.rows:.0f} in {cold.transactions:.0f} transactions")
+        say("  peak memory", f"{cold.megabytes:.0f} MB")
+        began = time.monotonic()
+        wait_for(lambda: agent.metric("ovnagent_records_pending") == 0, 600, "a record on each")
+        say("  records on all of them", f"{time.monotonic() - began:.0f} s later")
+        say("  patches of VMs for them", f"{requests(kube, 'PATCH', 'virtualmachines'):.0f}")
+        say("  Events told so far", f"{requests(kube, 'POST', 'events'):.0f}")
+        say("  peak memory", f"{memory(agent):.0f} MB")
+        before = agent.metric("process_cpu_seconds_total")
+        time.sleep(10)
+        say("  at rest", f"{(agent.metric('process_cpu_seconds_total') - before) * 100:.0f} millicores")
+        agent.stop()
+        warm = []
+        for _ in range(runs):
+            warm.append(start(agent))
+            agent.stop()
+        seconds = median(each.seconds for each in warm)
+        say("start with all right", f"{seconds:.1f} s = {seconds / listed:.2f} x list; {warm[-1].rows:.0f} rows written")
+        say("  peak memory", f"{max(each.megabytes for each in warm):.0f} MB")
 
 
 def main(arguments: list[str]) -> int:

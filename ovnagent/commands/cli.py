@@ -9,13 +9,11 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ovnagent import __version__, logs
-
-if TYPE_CHECKING:  # `ovnagent plug` runs on every node, and does without
-    from ovnagent.commands.observer import Observer
-    from ovnagent.config.file import Config
+from ovnagent.commands import people, plug
+from ovnagent.commands.observer import CannotLookError, Observer
+from ovnagent.config.file import Config, ConfigError, load
 
 DESCRIPTION = """\
 Gives every KubeVirt virtual machine logical switch ports of its own in OVN: named after the VM, with addresses that stay
@@ -27,8 +25,6 @@ not as it should be; ports VM: it has none); 2 wrong usage, a configuration that
 OVN could not be looked at.
 The configuration is described in docs/configuration.md, the commands in docs/commands.md."""
 
-OVSDB = "unix:/var/run/openvswitch/db.sock"
-CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
 DEFAULT_CONFIG = "/etc/ovnagent/config.yaml"
 SETTLE_SECONDS = 3.0
 """So long `check` looks at what it has found: an agent that works has put right by then what it is about to."""
@@ -41,20 +37,11 @@ IDLE_SECONDS = 5.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    if options.function == _plug:
-        return _plug(options)
-    from ovnagent.config.file import ConfigError, load
-
+    options = parser().parse_args(arguments)
     try:
-        config = load(options.config)
-    except ConfigError as error:
-        for line in error.errors:
-            print(f"{options.config}: {line}", file=sys.stderr)
-        return 1 if options.function in (_run, _check_config) else 2
-    command: Callable[[argparse.Namespace, Config], int] = options.function
-    try:
-        return command(options, config)
+        if plain := getattr(options, "plain", None):  # a command that needs no configuration
+            return int(plain(options))
+        return _configured(options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -62,9 +49,25 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _configured(options: argparse.Namespace) -> int:
+    try:
+        config = load(options.config)
+    except ConfigError as error:
+        for line in error.errors:
+            print(f"{options.config}: {line}", file=sys.stderr)
+        return 1 if options.function in (_run, _check_config) else 2
+    command: Callable[[argparse.Namespace, Config], int] = options.function
+    return command(options, config)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    plugin = Path(sys.argv[0]).name == "kubectl-ovnagent"
     parser = argparse.ArgumentParser(
-        "ovnagent", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        "kubectl ovnagent" if plugin else "ovnagent",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ovnagent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -76,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "cluster: the one that holds the lock in the Northbound database writes, the others stand by.",
     )
     _add_config(run)
-    _add_logs(run)
+    plug.add_logs(run)
     run.set_defaults(function=_run)
 
     check_config = commands.add_parser(
@@ -87,28 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     check_config.add_argument("config", type=Path, metavar="FILE", help="the configuration (YAML)")
     check_config.set_defaults(function=_check_config)
 
-    plug = commands.add_parser(
-        "plug",
-        help="give this node's interfaces their ports' names, until SIGTERM",
-        description="Runs on every node beside ovs-cni: follows the node's Open_vSwitch database and the launchers of the "
-        "node, and gives each interface that ovs-cni attached for a VM the name of the port that the agent has granted it "
-        "(external_ids:iface-id). Needs no configuration. The API server is reached as from any pod: by "
-        "KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT and the service account's token.",
-    )
-    node = os.environ.get("NODE_NAME", "")
-    plug.add_argument("--node", default=node, metavar="NAME", help="the Kubernetes node's name; default: $NODE_NAME")
-    plug.add_argument("--ovsdb", default=OVSDB, metavar="ENDPOINT", help=f"the node's Open_vSwitch; default: {OVSDB}")
-    plug.add_argument(
-        "--credentials",
-        type=Path,
-        default=Path(CREDENTIALS),
-        metavar="DIR",
-        help=f"the folder with the service account's token and ca.crt; default: {CREDENTIALS}",
-    )
-    plug.add_argument("--address", default="", metavar="IP", help="where /metrics, /healthz and /readyz are; default: all")
-    plug.add_argument("--port", type=int, default=9310, metavar="PORT", help="their port; default: 9310")
-    _add_logs(plug)
-    plug.set_defaults(function=_plug)
+    plug.add_plug(commands)
 
     ports = commands.add_parser(
         "ports",
@@ -118,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ports.add_argument("vm", nargs="?", default="", metavar="VM", help="the ports of this VM only")
     ports.add_argument("-n", "--namespace", default="", metavar="NS", help="the ports of this namespace only")
+    ports.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces (the default)")
     ports.add_argument("-w", "--watch", action="store_true", help="go on, and print each line that changes")
     _add_output(ports, ("table", "wide", "json", "yaml"))
     _add_config(ports)
@@ -143,14 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_output(pools, ("table", "wide", "json", "yaml"))
     _add_config(pools)
     pools.set_defaults(function=_pools)
+
+    people.add_why(commands, _add_config, _observe)
+    people.add_migrations(commands)
+    people.add_adopt(commands, _add_config)
+    people.add_completion(commands, parser)
     return parser
-
-
-def _add_logs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="text: key=value (default); json: an object a line"
-    )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +150,7 @@ def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> No
     parser.add_argument(
         "--timeout", type=float, default=30.0, metavar="SECONDS", help="how long Kubernetes and OVN may take; default: 30"
     )
+    people.add_cluster(parser)
 
 
 def _run(options: argparse.Namespace, config: Config) -> int:
@@ -176,20 +158,6 @@ def _run(options: argparse.Namespace, config: Config) -> int:
 
     logs.setup(options.log_format, options.log_level)
     return agent.run(config, options.config)
-
-
-def _plug(options: argparse.Namespace) -> int:
-    from ovnagent.plugger import access, process
-
-    logs.setup(options.log_format, options.log_level)
-    if not options.node:
-        print("no node: set NODE_NAME, or say --node", file=sys.stderr)
-        return 2
-    try:
-        return process.run(options.node, options.ovsdb, options.credentials, options.address, options.port)
-    except (access.CannotReachError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 3
 
 
 def _check_config(_: argparse.Namespace, config: Config) -> int:
@@ -203,7 +171,7 @@ def _ports(options: argparse.Namespace, config: Config) -> int:
     columns = report.PORT_COLUMNS if options.output == "table" else report.PORT_COLUMNS_WIDE
 
     def look(observer: Observer) -> list[report.PortLine]:
-        return report.port_lines(observer.look(), options.namespace, options.vm)
+        return report.port_lines(observer.look(), "" if options.all_namespaces else options.namespace, options.vm)
 
     def show(observer: Observer) -> int:
         lines = look(observer)
@@ -256,11 +224,9 @@ def _pools(options: argparse.Namespace, config: Config) -> int:
 
 
 def _observe(options: argparse.Namespace, config: Config, show: Callable[[Observer], int]) -> int:
-    from ovnagent.commands.observer import CannotLookError, Observer
-
     logs.setup("text", "error")
     try:
-        with Observer(config, options.timeout) as observer:
+        with Observer(people.with_cluster(config, options), options.timeout) as observer:
             return show(observer)
     except CannotLookError as error:
         print(error, file=sys.stderr)

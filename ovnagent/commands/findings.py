@@ -67,7 +67,7 @@ def _infrastructure(view: View) -> Iterator[Finding]:
             case CreatePort(virtual):
                 yield Finding("missing", virtual.name, f"the port of an address that VMs share is not there; {AGENT}")
             case UpdatePort(row, virtual):
-                text = f"the port of an address that VMs share: {_difference(row.port, virtual)}"
+                text = f"the port of an address that VMs share: {difference(row.port, virtual)}"
                 yield Finding("drift", virtual.name, f"{text}; {AGENT}")
             case DeletePort(row):
                 yield Finding("leftover", row.port.name, f"no VMs share its address; {AGENT}")
@@ -80,7 +80,7 @@ def _ports(view: View) -> Iterator[Finding]:
                 case CreatePort(port):
                     yield Finding("missing", port.name, f"the port of VM {key} is not there; {AGENT}")
                 case UpdatePort(present, port):
-                    yield Finding("drift", port.name, f"the port of VM {key}: {_difference(present.port, port)}; {AGENT}")
+                    yield Finding("drift", port.name, f"the port of VM {key}: {difference(present.port, port)}; {AGENT}")
                 case DeletePort(present):
                     remedy = AGENT
                     if key in view.brake.vms or present.port.name in view.brake.ports:
@@ -95,7 +95,7 @@ def _why_left(view: View, key: VmKey, row: PresentPort) -> str:
     return f"there is no VM {key}" if view.cases[key].facts.empty else f"VM {key} does not use it any more"
 
 
-def _difference(is_: Port, wanted: Port) -> str:
+def difference(is_: Port, wanted: Port) -> str:
     """`options:requested-chassis is chassis9, should be chassis1`, for each column or key that differs."""
     before, after = _values(is_), _values(wanted)
     return ", ".join(

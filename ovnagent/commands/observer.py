@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from ovnagent.config.file import Config
 from ovnagent.core.books import Books
@@ -87,7 +88,7 @@ class Observer:
     def _changed(self, *_: object) -> None:
         self._news.set()
 
-    def __enter__(self) -> Observer:
+    def __enter__(self) -> Self:
         json_parser.install()
         self._troubles.listen()
         self._kube.start()

@@ -73,7 +73,8 @@ class Port:
 
     @property
     def mac(self) -> str:
-        return self.addresses[0].split()[0] if self.addresses else ""
+        """The first word of `addresses`; empty where there is none."""
+        return next((word for entry in self.addresses for word in entry.split()[:1]), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,13 @@ def reason(error: BaseException | None) -> str:
     return "malformed" if isinstance(error, MalformedError) else "fault"
 
 
+def passing(error: BaseException) -> bool:
+    """Worth another try: no answer, or trouble on the server's side."""
+    if isinstance(error, ApiError):
+        return error.status == 429 or error.status >= 500
+    return isinstance(error, urllib3.exceptions.HTTPError | OSError)
+
+
 def _pieces(response: Any) -> Iterator[bytes]:
     """What comes, as it comes: a proxy may send a watch without chunks, and `stream` then waits for the amount asked for."""
     if response.chunked:

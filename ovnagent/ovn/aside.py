@@ -28,7 +28,7 @@ def transact(endpoint: str, database: str, operations: list[Operation]) -> list[
 
     Raises NoAnswerError."""
     deadline = time.monotonic() + SECONDS
-    error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(endpoint), SECONDS * 1000)
+    error, stream = ovs.stream.Stream.open_block(ovs.stream.Stream.open(endpoint), int(SECONDS * 1000))
     if error:
         raise NoAnswerError(f"{endpoint} does not answer")
     connection = ovs.jsonrpc.Connection(stream)

@@ -125,8 +125,8 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
 
     @property
     def reason(self) -> str:
-        """Why the copy is not kept up to date."""
-        return self._session.reason if not self._session.is_connected() else "the copy is not complete yet"
+        """Why there is no connection; empty where there is one."""
+        return self._session.reason if not self._session.is_connected() else ""
 
     @property
     def _copying(self) -> bool:
@@ -178,11 +178,14 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self.cleared()
         super()._Idl__clear()
 
-    def steal_lock(self) -> None:
-        """Take the lock from whoever holds it, if it is wanted here (RFC 7047, 4.1.9)."""
-        if self.lock_name and not self.has_lock:
+    def steal_lock(self, name: str) -> None:
+        """Take the lock from whoever holds it (RFC 7047, 4.1.9). In the connection's thread."""
+        if self.has_lock:
+            return
+        if self.lock_name:
             self._Idl__send_unlock_request()  # the request of before, which waits: the server takes no second one
-            self._lock_request_id = self._Idl__do_send_lock_request("steal")
+        self.lock_name: str | None = name
+        self._lock_request_id = self._Idl__do_send_lock_request("steal")
 
     def _Idl__do_send_lock_request(self, method: str) -> Any:  # noqa: N802
         request = super()._Idl__do_send_lock_request(method)

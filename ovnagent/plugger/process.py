@@ -42,7 +42,7 @@ class Process:
         """Something happened: look again."""
         self.vswitch = Vswitch(ovsdb, self._news.set)
         connection = self.vswitch.connection
-        self.supervisor.watch("Open_vSwitch", lambda: connection.alive, lambda: connection.last_turn, SILENT_SECONDS)
+        self.supervisor.watch("Open_vSwitch", connection, SILENT_SECONDS)
         launchers = Launchers(self._news.set)
         pods = Kind(
             "Pod",

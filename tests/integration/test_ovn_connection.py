@@ -18,7 +18,7 @@ import pytest
 
 from hack.lab.databases import SCHEMAS, Server, server
 from hack.lab.process import run, wait_for
-from ovnagent.ovn import connection, replica, session
+from ovnagent.ovn import aside, connection, replica, session
 from ovnagent.ovn.changes import CreateSwitch
 from ovnagent.ovn.connection import Tls
 from ovnagent.ovn.nb_replica import NorthboundReplica
@@ -88,6 +88,11 @@ def test_tls(tmp_path: Path, start: Start) -> None:
     tls = certificates(tmp_path)
     with tls_server(tmp_path / "nb", tls) as remote:
         works(start(remote, tls=tls))
+        assert aside.transact(remote, "OVN_Northbound", [{"op": "abort"}]) == [
+            {"details": "aborted by request", "error": "aborted"}
+        ]
+        assert aside.hangs_up(remote, "OVN_Northbound", [{"op": "comment", "comment": "\0"}])
+        assert not aside.hangs_up(remote, "OVN_Northbound", [{"op": "comment", "comment": "\1"}, {"op": "nonsense"}])
 
 
 @needs_openssl

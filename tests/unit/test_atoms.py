@@ -154,7 +154,7 @@ def test_no_hostile_text_is_written_anywhere(what: str, present: bool) -> None:
             hostile.check_fact(str(caught.value))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(PLACES), hostile.texts)
 def test_what_passes_is_of_its_form(place: tuple[str, Any], text: str) -> None:
     try:
