@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "ovnagent" / "core"
 SURVIVORS = Path(__file__).with_name("survivors.txt")
 SCORE = 0.95
+BROKEN = "not applied: "
 EXAMPLES = 10
 """Of a property, at most."""
 TESTS = (
@@ -87,6 +88,7 @@ class Session:
             _few_examples(item)
         known = self._first_run()
         if not self.failed:
+            self.functions = functions()
             gc.freeze()
             self._all(known)
         return True
@@ -153,22 +155,30 @@ class Session:
             self.outcomes.append(Outcome(mutant, answer, time.monotonic() - started))
 
     def _mutated(self, mutant: Mutant, names: list[str]) -> str:
-        apply(mutant)
+        try:
+            apply(mutant, self.functions)
+        except Exception as error:
+            return f"{BROKEN}{error!r}"
         return self.run(names)
 
 
-def apply(mutant: Mutant) -> None:
-    """Replace the code of the function, wherever it is referred to."""
+Functions = dict[tuple[str, str], list[FunctionType]]
+
+
+def functions() -> Functions:
+    """(path, qualified name) -> the functions of core/, wherever they are referred to."""
+    found: Functions = {}
+    for each in gc.get_objects():
+        if type(each) is FunctionType and each.__code__.co_filename.startswith(str(CORE)):
+            found.setdefault((each.__code__.co_filename, each.__code__.co_qualname), []).append(each)
+    return found
+
+
+def apply(mutant: Mutant, known: Functions) -> None:
+    """Replace the code of the function."""
     path = str(CORE / mutant.file)
     wanted = next(code for code in _codes(compile(mutant.make(), path, "exec")) if code.co_qualname == mutant.function)
-    found = [
-        each
-        for each in gc.get_objects()
-        if type(each) is FunctionType and each.__code__.co_filename == path and each.__code__.co_qualname == mutant.function
-    ]
-    if not found:
-        raise LookupError(f"no function {mutant.function} in {path}")
-    for function in found:
+    for function in known[path, mutant.function]:
         function.__code__ = wanted
 
 
@@ -365,14 +375,17 @@ def report(outcomes: Sequence[Outcome], partial: bool, started: float) -> int:
     stale = [name for name in known if name not in alive and (name in tried or not partial)]
     for name in stale:
         print(f"stands in {SURVIVORS.name}, but is killed or is there no more: {name}")
-    killed = len(outcomes) - len(alive)
+    broken = [outcome for outcome in outcomes if outcome.killed_by.startswith(BROKEN)]
+    for outcome in broken:
+        print(f"could not be tried: {outcome.mutant.name}: {outcome.killed_by}")
+    killed = len(outcomes) - len(alive) - len(broken)
     late = sum(outcome.killed_by == "time" for outcome in outcomes)
     score = killed / max(len(outcomes), 1)
     print(
         f"{killed} of {len(outcomes)} mutants killed ({score:.1%}), {late} of them by their time; {len(alive) - len(new)} survive for a "
         f"known reason, {len(new)} for none; {time.monotonic() - started:.0f} s"
     )
-    return 1 if new or stale or (not partial and score < SCORE) else 0
+    return 1 if new or stale or broken or (not partial and score < SCORE) else 0
 
 
 if __name__ == "__main__":

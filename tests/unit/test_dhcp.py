@@ -183,7 +183,11 @@ def test_how_many_addresses_ports_may_have(reserved: tuple[AddressRange, ...], s
 
 def test_a_range() -> None:
     some = span("10.0.0.4", "10.0.0.6")
-    assert [str(each) for each in ipaddress.ip_network("10.0.0.0/28") if each in some] == ["10.0.0.4", "10.0.0.5", "10.0.0.6"]
+    assert [str(each) for each in ipaddress.ip_network("10.0.0.0/28") if each in some] == [
+        "10.0.0.4",
+        "10.0.0.5",
+        "10.0.0.6",
+    ]
     assert ip("::a00:5") not in some
     assert "10.0.0.5" not in some
     assert str(some) == "10.0.0.4..10.0.0.6"

@@ -22,7 +22,9 @@ from ovnagent.core.ports import MIGRATION, Port
 from ovnagent.core.vm import Facts, Instance, Launcher, Migration, MigrationState, VmKey
 
 KEY = VmKey("default", "web")
-CHASSIS = ChassisTable({"n1": ("A",), "n2": ("B",), "n3": ("C",), "two": ("X", "Y"), "odd": ("Z",)}, {"odd": "A", "lost": "none"})
+CHASSIS = ChassisTable(
+    {"n1": ("A",), "n2": ("B",), "n3": ("C",), "two": ("X", "Y"), "odd": ("Z",)}, {"odd": "A", "lost": "none"}
+)
 PLACED, MIGRATING, SWITCHED = Situation.PLACED, Situation.MIGRATING, Situation.SWITCHED
 STOPPED, UNCLEAR = Whereabouts(Situation.STOPPED), Whereabouts(Situation.UNCLEAR)
 
@@ -174,7 +176,9 @@ def vmi(node: str = "", phase: str = "Running", state: MigrationState | None = N
     return Instance("default", "web", "v1", "", False, "u1", phase, node, (), (), "", "", state, ())
 
 
-def pod(name: str, node: str, migration: str = "", phase: str = "Running", vmi_uid: str = "v1", created: str = "") -> Launcher:
+def pod(
+    name: str, node: str, migration: str = "", phase: str = "Running", vmi_uid: str = "v1", created: str = ""
+) -> Launcher:
     return Launcher("default", name, name, created or name, False, "web", vmi_uid, node, phase, migration, False, ())
 
 

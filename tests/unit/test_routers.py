@@ -20,9 +20,7 @@ def test_a_network_without_a_router_has_no_gateway_of_ours() -> None:
 
 def test_a_gateway() -> None:
     (port,) = router_ports([DUAL])
-    assert port == RouterPort(
-        "edge-s", "edge", "s", derived_mac("router/edge-s"), ("10.16.0.1/16", "fd00::1/64"), ()
-    )
+    assert port == RouterPort("edge-s", "edge", "s", derived_mac("router/edge-s"), ("10.16.0.1/16", "fd00::1/64"), ())
     assert port.switch_port == "s-edge"
 
 
