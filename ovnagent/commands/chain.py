@@ -284,10 +284,10 @@ def _southbound(view: View, result: Result, case: Case, port: Port) -> Iterator[
     places = {binding.chassis, *binding.additional} - {""}
     moving = len(wanted) > 1
     plug = (
-        f"on that node: ovs-vsctl --columns=name,external_ids,error,ofport find Interface "
-        f"external_ids:iface-id={port.name}; nothing there: the CNI (or ovnagent plug) has not plugged it, which kubectl "
-        f"-n {result.key.namespace} get events may say; error or ofport -1: the device is gone; all there: is ovn-controller"
-        " running and connected?"
+        f"on that node run: ovs-vsctl --columns=name,external_ids,error,ofport find Interface "
+        f"external_ids:iface-id={port.name}. Nothing: the CNI (or ovnagent plug) has not plugged it; kubectl "
+        f"-n {result.key.namespace} get events may say why. An error, or ofport -1: the device is gone. Neither: is "
+        "ovn-controller running there, and connected?"
     )
     if moving and places & set(wanted):
         missing = [name for name in wanted if name not in places]
