@@ -28,10 +28,11 @@ from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.notes import Notes
 from ovnagent.ovn.changes import SetGlobal
-from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError
+from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError, RefusedError
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
+from ovnagent.standby import StandbyWatch
 from ovnagent.timelines import Timelines
 
 LOG = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Reconciler:
         self._northbound, self._southbound = northbound, southbound
         self._announcer, self._metrics = announcer, metrics
         self._consequences = Consequences(self.notes, self.timelines, dirty, kube, announcer, metrics)
+        self._standby = StandbyWatch(kube, northbound, southbound)
         self._touched: set[VmKey] = set()
         """VMs whose rows changed in NB, by whomever, since the last look at them."""
         self._others: NorthboundSnapshot = NorthboundSnapshot()
@@ -92,6 +94,13 @@ class Reconciler:
         self._stopping = False
 
     # -- from other threads
+
+    def changed(self, keys: Iterable[VmKey], urgent: bool) -> None:
+        """Facts of these VMs have changed, or where their ports are bound. A standby remembers none of it."""
+        if self.leading:
+            self._dirty.add(keys, urgent)
+        else:
+            self._standby.stir()
 
     def touch(self, keys: set[VmKey]) -> None:
         """Rows of these VMs have changed in NB."""
@@ -116,8 +125,10 @@ class Reconciler:
     def turn(self) -> None:
         """Once: take what is dirty, and carry it out. Returns after IDLE_SECONDS at the latest where nothing is."""
         if not self._may_write():
+            self._standby.look(self._next, self._sure)
             self._dirty.wait(IDLE_SECONDS)
             return
+        self._answer()
         if self._next is not self._config:
             self._config = self._next
             self._begin_anew()
@@ -166,6 +177,19 @@ class Reconciler:
         if not self.leading:
             self._dirty.collapse()
         return ready
+
+    @property
+    def _sure(self) -> bool:
+        """All views are complete and fresh."""
+        fresh = self._kube.synced and max(self._kube.stale.values(), default=0.0) <= BLIND_SECONDS
+        return fresh and self._northbound.snapshot.complete and self._southbound.snapshot.complete
+
+    def _answer(self) -> None:
+        """A standby may have asked whether this agent is alive: one that writes is."""
+        try:
+            self._northbound.answer()
+        except (NotCommittedError, RefusedError) as error:
+            LOG.warning("a standby's question was not answered", extra={"reason": str(error)})
 
     def _begin_anew(self) -> None:
         """What is remembered of addresses may be wrong: the books follow from rows and records once more."""

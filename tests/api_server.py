@@ -36,7 +36,7 @@ class Asked:
 
 
 class ApiServer:
-    """Answers from `lists` (GET), `watches` (GET with watch=true), `objects` (GET with this in its query), `writes` (else), in
+    """Answers from `lists` (GET), `watches` (GET with watch=true), `objects` (GET with this in its query), `writes`, in
     turn; the last answer of each stays."""
 
     def __init__(self, directory: Path) -> None:

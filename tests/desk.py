@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from ovnagent.core.addresses import Foreign
 from ovnagent.core.attachments import Labels
 from ovnagent.core.books import Books
 from ovnagent.core.deletion import NO_BRAKE
+from ovnagent.core.free import NONE_TAKEN, taken_with
 from ovnagent.core.networks import AddressRange, Network, Networks, Subnet
 from ovnagent.core.placement import Binding, ChassisTable, Whereabouts, locate
 from ovnagent.core.plan import Case, Result, World, plan
@@ -69,6 +71,8 @@ class Desk:
         self.names: dict[str, str] = {}
         self.namespaces: dict[str, Labels] = {}
         self.brake = NO_BRAKE
+        self.nads: dict[str, str] = {}
+        self.unsure: dict[VmKey, str] = {}
         self.virtual: dict[str, PresentPort] = {}
         self.rows: dict[str, PresentPort] = {}
         self.bindings: dict[str, Binding] = {}
@@ -140,7 +144,7 @@ class Desk:
             names=dict(self.names),
             holders=dict(self.rows),
             virtual=dict(self.virtual),
-            nads=self.store.nads(),
+            nads={**self.store.nads(), **self.nads},
             namespaces=dict(self.namespaces),
             brake=self.brake,
         )
@@ -151,7 +155,7 @@ class Desk:
         if key not in self.seen or self.seen[key][0] != where:
             self.seen[key] = where, self.now
         present = tuple(row for name, row in sorted(self.rows.items()) if row.port.vm == key)
-        return Case(facts, where, self.now - self.seen[key][1], present, dict(self.bindings))
+        return Case(facts, where, self.now - self.seen[key][1], present, dict(self.bindings), self.unsure.get(key, ""))
 
     def _apply(self, change: Change) -> None:
         self.writes.append(change)
@@ -186,6 +190,20 @@ class Desk:
 def uid_of(kind: str, name: str) -> str:
     """A UID that says whose it is."""
     return f"{kind}-{name.replace('.', '-')}"
+
+
+def record_text(name: str, uid: str, ips: str, mac: str = "0a:00:00:00:00:99", network: str = "pods") -> str:
+    """A record as somebody may forge it."""
+    lease = {"interface": "default", "network": network, "ips": ips.split(","), "mac": mac}
+    return json.dumps({"vm": f"default/{name}", "uid": uid, "ports": {f"{name}.default": lease}})
+
+
+def foreign(ips: Mapping[str, str], macs: Mapping[str, str] | None = None) -> Foreign:
+    """Address or MAC -> who uses it, on one switch."""
+    taken = NONE_TAKEN
+    for ip in ips:
+        taken = taken_with(taken, ipaddress.ip_address(ip))
+    return Foreign(dict(ips), dict(macs or {}), taken)
 
 
 def vm_object(

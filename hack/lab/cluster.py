@@ -17,7 +17,7 @@ import yaml
 
 from hack.lab.kube import ControlPlane, free_ports
 from hack.lab.ovn import OvnLab
-from hack.lab.process import running, send, start, stop, wait_for
+from hack.lab.process import running, send, start, stop, stop_all, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RBAC = REPOSITORY / "deploy" / "base"
@@ -189,6 +189,7 @@ class Cluster:
     def up(self) -> None:
         self.ovn.claim()
         self.directory.mkdir(parents=True, exist_ok=True)
+        stop_all(self.directory)  # an agent that a killed run left would take the lock of this run's database
         try:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda part: part.up(), (self.kube, self.ovn)))

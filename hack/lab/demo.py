@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hack.lab.cluster import REPOSITORY, Cluster
 from hack.lab.kubevirt import KubeVirt
+from hack.lab.kubevirt_build import version
 from hack.lab.peer import Peer
 from hack.lab.process import wait_for
 
@@ -81,16 +82,16 @@ def tell(cluster: Cluster, kubevirt: KubeVirt, story: Story) -> None:
     with Peer(ovn, "node3", "10.16.255.10", gateway="10.16.0.1") as peer:
         reachable(peer, first, story)
         story.chapter("2. Stop, start, restart: the address stays")
-        kubevirt.stop_vm("default", "testvm")
+        story.show("virtctl stop testvm", kubevirt.virtctl("stop", "testvm"))
         kubevirt.wait_phase("default", "testvm", "", SECONDS)
         until(lambda: not ovn.placed("testvm.default"), "stopped: the port is kept, bound nowhere")
         port("testvm.default")
-        kubevirt.start_vm("default", "testvm")
+        story.show("virtctl start testvm", kubevirt.virtctl("start", "testvm"))
         kubevirt.wait_running("default", "testvm", SECONDS)
         same(first, address("testvm.default"), "started", story)
         reachable(peer, first, story)
         uid = kubevirt.vmi("default", "testvm")["metadata"]["uid"]  # type: ignore[index]
-        kubevirt.restart_vm("default", "testvm")
+        story.show("virtctl restart testvm", kubevirt.virtctl("restart", "testvm"))
         wait_for(lambda: (vmi := kubevirt.vmi("default", "testvm")) and vmi["metadata"]["uid"] != uid, SECONDS, "restarted")
         kubevirt.wait_running("default", "testvm", SECONDS)
         same(first, address("testvm.default"), "restarted", story)
@@ -141,7 +142,8 @@ def migrations(cluster: Cluster, kubevirt: KubeVirt, peer: Peer, story: Story) -
             kubevirt.cordon(*(node for node in kubevirt.nodes if node != target))
             seen: list[str] = []
             began, tcp.longest_gap = stream.mark(), 0.0
-            name = kubevirt.migrate("default", "testvm")
+            story.show("virtctl migrate testvm", kubevirt.virtctl("migrate", "testvm"))
+            name = kubevirt.newest_migration("default", "testvm")
             deadline = time.monotonic() + SECONDS
             while time.monotonic() < deadline:
                 options = ovn.placed("testvm.default")
@@ -184,17 +186,17 @@ def main(arguments: list[str]) -> int:
         return 0
     story = Story()
     keep = os.environ.get("KEEP") == "1"
-    story.say("starting OVN with three chassis, and a Kubernetes control plane")
+    story.say("starting OVN with three chassis, and the control planes of Kubernetes and KubeVirt")
     cluster.up()
     try:
-        story.say("both are up; starting the agent, as its own ServiceAccount")
-        agent = cluster.agent(NETWORKS).start()
-        story.say("the agent is ready")
         with KubeVirt(cluster.kube, cluster.ovn, guests="qemu") as kubevirt:
+            story.say(f"all is up (KubeVirt {version()}); starting the agent, as its own ServiceAccount")
+            agent = cluster.agent(NETWORKS).start()
+            story.say("the agent is ready")
             tell(cluster, kubevirt, story)
             story.chapter("Done")
             if keep:
-                stay(cluster, agent.log)
+                stay(cluster, kubevirt, agent.log)
     except KeyboardInterrupt:
         print("\ninterrupted; ending everything")
         return 130
@@ -203,16 +205,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def stay(cluster: Cluster, log: Path) -> None:
+def stay(cluster: Cluster, kubevirt: KubeVirt, log: Path) -> None:
     """Until Ctrl-C, or until `hack/demo down` takes everything away."""
     directory = cluster.directory
     kubectl = " ".join(cluster.kube.kubectl_command)
+    virtctl = " ".join(kubevirt.control_plane.virtctl_command)
     print(f"""
 Everything keeps running until Ctrl-C here, or `make demo-down` elsewhere. Use it:
 
   export KUBECONFIG={cluster.kube.kubeconfig}
   {kubectl} get vm,vmi,pods -A
   {kubectl} apply -f {MANIFESTS}/testvm.yaml
+  {virtctl} migrate testvm
   ovn-nbctl --db={cluster.ovn.nb_remote} show
   ovn-sbctl --db={cluster.ovn.sb_remote} show
   tail -f {log}

@@ -16,6 +16,7 @@ import ssl
 import urllib.request
 import warnings
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -87,6 +88,11 @@ class ControlPlane:
         """The API server's, on 127.0.0.1."""
         return self._port
 
+    @property
+    def etcd_url(self) -> str:
+        """Where etcd answers, its JSON gateway included."""
+        return f"http://127.0.0.1:{self._etcd_port}"
+
     def __enter__(self) -> ControlPlane:
         self.up()
         return self
@@ -123,7 +129,7 @@ class ControlPlane:
             # orphaned while it learns of them loses its VMI.
             self.kubectl("create", "--validate=false", "-f", "-", stdin=crds())
             self.kubectl("create", "-f", str(CRDS))
-            self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+            wait_for(self._established, 60, "all resource types are served")
             self._start(
                 "kube-controller-manager",
                 f"--kubeconfig={self.kubeconfig}",
@@ -242,6 +248,12 @@ class ControlPlane:
                 return bool(answer.status == 200)
         except OSError:  # no certificate yet, nobody listens yet, or an error status
             return False
+
+    def _established(self) -> bool:
+        """`kubectl wait` gives up where an object has no conditions yet."""
+        crds: Any = self.get("crd")["items"]
+        conditions = [crd.get("status", {}).get("conditions") or [] for crd in crds]
+        return all(any(each["type"] == "Established" and each["status"] == "True" for each in found) for found in conditions)
 
     def _make_credentials(self) -> None:
         private, public = self.directory / "sa.key", self.directory / "sa.pub"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ovnagent import __version__, logs
-from ovnagent.commands import people
+from ovnagent.commands import people, plug
 from ovnagent.commands.observer import CannotLookError, Observer
 from ovnagent.config.file import Config, ConfigError, load
 
@@ -79,10 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "cluster: the one that holds the lock in the Northbound database writes, the others stand by.",
     )
     _add_config(run)
-    run.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="text: key=value (default); json: an object a line"
-    )
-    run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
+    plug.add_logs(run)
     run.set_defaults(function=_run)
 
     check_config = commands.add_parser(
@@ -92,6 +89,8 @@ def parser() -> argparse.ArgumentParser:
     )
     check_config.add_argument("config", type=Path, metavar="FILE", help="the configuration (YAML)")
     check_config.set_defaults(function=_check_config)
+
+    plug.add_plug(commands)
 
     ports = commands.add_parser(
         "ports",

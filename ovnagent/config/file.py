@@ -263,10 +263,9 @@ class _Checker:
             self.errors.append(f"{path}: {error}")
 
     def _title(self, path: str, title: str | None) -> None:
-        """The name of something in OVN: the operator's to choose, but it stands on one line."""
         try:
-            if title is not None:
-                values.parse_line(title, limits.NAME)
+            if title is not None and values.parse_title(title) != title:
+                self.errors.append(f"{path}: {title!r} has blanks at its ends")
         except ValueError as error:
             self.errors.append(f"{path}: {error}")
 

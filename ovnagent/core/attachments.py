@@ -10,7 +10,7 @@ from ovnagent.core.identity import name_of
 from ovnagent.core.networks import Network, Networks
 from ovnagent.core.owner import Owner
 from ovnagent.core.placement import SILENT_BINDINGS
-from ovnagent.core.ports import PresentPort
+from ovnagent.core.ports import INTERFACE, PresentPort
 from ovnagent.core.problems import Problem
 from ovnagent.core.requests import Request, read
 from ovnagent.core.vm import Facts, Interface, VmKey
@@ -61,7 +61,21 @@ def attachments(
                 off = owner.running and any(row.port.name == name and not row.port.port_security for row in rows)
                 request = request if off else replace(request, port_security=None)
             found.append(Attachment(name, interface, network, request))
-    return tuple(found), tuple(troubles)
+    once = {each.port: each for each in reversed(found)}
+    once |= {each.port: each for each in found if any(_is_row_of(row, each) for row in rows)}
+    for each in found:
+        if each is not once[each.port]:
+            other = once[each.port].interface.name
+            text = (
+                f"interface {each.interface.name} would have the logical switch port {each.port}, which is interface "
+                f"{other}'s; rename an interface or a NetworkAttachmentDefinition"
+            )
+            troubles.append(Problem(problems.PORT_REFUSED, text))
+    return tuple(each for each in found if each is once[each.port]), tuple(troubles)
+
+
+def _is_row_of(row: PresentPort, attachment: Attachment) -> bool:
+    return (row.port.name, row.port.external_id(INTERFACE)) == (attachment.port, attachment.interface.name)
 
 
 def _network(interface: Interface, request: Request, key: VmKey, rules: Rules) -> Network | Problem | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -48,17 +49,18 @@ def parse_options(text: str, known: dict[str, Form]) -> Options:
 
 
 def _split(text: str) -> list[str]:
-    parts, depth, quoted = [""], 0, False
-    for letter in text:
+    """At the commas, but for those within braces or quotes."""
+    parts, start, depth, quoted = [], 0, 0, False
+    for mark in re.finditer('[",{}]', text):
+        letter = mark[0]
         quoted ^= letter == '"'
         depth += (letter == "{") - (letter == "}") if not quoted else 0
         if letter == "," and not depth and not quoted:
-            parts.append("")
-        else:
-            parts[-1] += letter
+            parts.append(text[start : mark.start()])
+            start = mark.end()
     if depth or quoted:
         raise ValueError(f"{values.shown(text)} has a brace or a quote that is not closed")
-    return parts
+    return [*parts, text[start:]]
 
 
 # ---- types ----------------------------------------------------------------------------------------------------------
@@ -163,8 +165,8 @@ _FLAG = number(0, 1)
 _IPV4 = partial(addresses, version=4)
 
 DHCPV4: dict[str, Form] = {
-    # What a guest is told here goes to that guest alone: northd sends every answer back through the port that asked. So
-    # a VM may name any server and any router, and can mislead nobody but itself.
+    # What a guest is told goes to that guest alone: northd sends every answer back through the port that asked. So a VM may
+    # name any server and any router, and misleads nobody but itself. (Not the server's MAC: core/requests.py.)
     "server_id": ipv4,
     "server_mac": values.parse_mac,
     "router": _IPV4,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 
-from ovnagent.core import ports
+from ovnagent.core import ports, values
 from ovnagent.core.addresses import Holder
 from ovnagent.core.networks import Network
 from ovnagent.core.owner import Owner, guest_unaccounted
@@ -86,11 +85,14 @@ def holder_of(row: PresentPort, key: VmKey) -> Holder:
 
 
 def lease_of(port: Port) -> Lease | None:
-    """The lease that a row of the agent's stands for; None where somebody emptied or mangled its addresses."""
+    """The lease that a row of the agent's stands for; None where somebody emptied or mangled its addresses. One address a
+    family: what was added to the row is not the agent's word."""
     try:
-        ips = tuple(ipaddress.ip_address(ip) for ip in port.ips)
+        mac = values.parse_mac(port.mac)
+        found = [values.parse_ip(ip) for ip in port.ips]
     except ValueError:
         return None
-    if not port.mac or not ips:
+    ips = tuple({ip.version: ip for ip in reversed(found)}[version] for version in sorted({ip.version for ip in found}))
+    if not ips:
         return None
-    return Lease(port.name, port.external_id(ports.INTERFACE), port.external_id(ports.NETWORK), ips, port.mac)
+    return Lease(port.name, port.external_id(ports.INTERFACE), port.external_id(ports.NETWORK), ips, mac)

@@ -10,6 +10,8 @@ ANNOTATION = 8192
 """The text of one annotation with a request."""
 ANNOTATIONS = 512
 """Annotations with requests, of one VM or VMI."""
+ANNOTATIONS_TEXT = 65_536
+"""The texts of all of them."""
 INTERFACES = 64
 """Interfaces of a VM."""
 RECORD = 65_536

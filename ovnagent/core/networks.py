@@ -145,8 +145,11 @@ class Network:
     """MACs that no VM may have: a physical gateway's, say."""
 
     def has_all(self, ips: Iterable[str]) -> bool:
-        """All of these addresses lie in its subnets (and there is one)."""
-        found = [ipaddress.ip_address(ip) for ip in ips]
+        """All of these addresses lie in its subnets (and there is one). What is no address lies in none."""
+        try:
+            found = [ipaddress.ip_address(ip) for ip in ips]
+        except ValueError:
+            return False
         return bool(found) and all(any(ip in subnet for subnet in self.subnets) for ip in found)
 
 
@@ -156,10 +159,13 @@ class Networks:
 
     all: tuple[Network, ...]
     by_nad: Mapping[str, Network] = field(init=False)
+    switches: Mapping[str, str] = field(init=False)
+    """Name of a network -> its logical switch."""
     pod: Network | None = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_nad", {nad: network for network in self.all for nad in network.nads})
+        object.__setattr__(self, "switches", {network.name: network.logical_switch for network in self.all})
         object.__setattr__(self, "pod", next((network for network in self.all if network.pod_network), None))
 
     def named(self, name: str) -> Network | None:

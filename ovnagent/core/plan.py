@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from immutables import Map
 
 from ovnagent.core import deletion, identity, problems
-from ovnagent.core.addresses import Claim, Foreign, Grant, Holder, Standing
+from ovnagent.core.addresses import Claim, Foreign, Standing
 from ovnagent.core.attachments import Attachment, Labels, Rules, attachments
 from ovnagent.core.books import Books
 from ovnagent.core.claims import claims, pod_macs
@@ -26,7 +26,6 @@ from ovnagent.core.ports import Port, PresentPort
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease, Record, render
 from ovnagent.core.settle import Settlement, settle
-from ovnagent.core.virtual_ports import standing_shares
 from ovnagent.core.vm import Facts, VmKey
 from ovnagent.core.wanted import dhcp_trouble, placed, wanted_port
 
@@ -117,9 +116,20 @@ class _Draft:
 
 
 def plan(cases: Sequence[Case], books: Books, world: World) -> Plan:
-    """The wanted rows of these VMs."""
+    """The wanted rows of these VMs. Where a VM fails late, all is planned anew with its rows as what stays: by then others
+    may have been granted what its rows still say."""
+    failures: dict[VmKey, Exception] = {}
+    while True:
+        known = len(failures)
+        made = _attempt(cases, books, world, failures)
+        if len(failures) == known:
+            return made
+
+
+def _attempt(cases: Sequence[Case], books: Books, world: World, failures: dict[VmKey, Exception]) -> Plan:
+    """A plan that is worth something unless it adds to the failures."""
     rules = Rules(world.networks, world.nads, world.namespaces)
-    drafts = _first_come([_guarded(case, rules, world) for case in cases], world)
+    drafts = _first_come([_guarded(case, rules, world, failures.get(case.facts.key)) for case in cases], world)
     freed: dict[VmKey, tuple[str, ...]] = {}
     for draft in drafts:
         books, freed[draft.key] = _released(draft, books)
@@ -128,25 +138,30 @@ def plan(cases: Sequence[Case], books: Books, world: World) -> Plan:
         [standing for draft in drafts for standing in _standing(draft)],
         books,
         world.foreign,
-        standing_shares(world.virtual.values()),
+        world.virtual,
     )
-    results = tuple(_result(draft, settled, world, freed[draft.key]) for draft in drafts)
-    return Plan(results, settled.books)
+    failures |= settled.failed
+    results: list[Result] = []
+    for draft in drafts:
+        try:
+            made = _failed_result(draft) if draft.failure or draft.key in failures else _rows(draft, settled, world)
+            results.append(replace(made, freed=(*freed[draft.key], *made.freed)))
+        except Exception as error:
+            failures[draft.key] = error
+    return Plan(tuple(results), settled.books)
 
 
 # ---- before anything is granted -------------------------------------------------------------------------------------
 
 
-def _guarded(case: Case, rules: Rules, world: World) -> _Draft:
-    """A VM on which anything fails is a failure of its own, whose rows stay as they are."""
-    try:
-        return _draft(case, rules, world)
-    except Exception as error:
-        return _failed(case, error)
-
-
-def _failed(case: Case, error: Exception) -> _Draft:
-    return _Draft(case, None, retained=case.present, failure=f"{type(error).__name__}: {error}"[:300])
+def _guarded(case: Case, rules: Rules, world: World, failure: Exception | None) -> _Draft:
+    """A VM on which anything fails is a failure of its own, whose rows stay as they are. `failure`: one that is known."""
+    if failure is None:
+        try:
+            return _draft(case, rules, world)
+        except Exception as error:
+            failure = error
+    return _Draft(case, None, retained=case.present, failure=f"{type(failure).__name__}: {failure}"[:300])
 
 
 def _draft(case: Case, rules: Rules, world: World) -> _Draft:
@@ -158,13 +173,12 @@ def _draft(case: Case, rules: Rules, world: World) -> _Draft:
         held = facts.key in world.brake.vms
         return _Draft(case, None, retained=present if held or not facts.empty else ())
     found, troubles = attachments(machine, facts, present, rules)
-    switches = {network.name: network.logical_switch for network in world.networks.all}
     return _Draft(
         case,
         machine,
         attachments=found,
         retained=_retained(case, machine, found, world),
-        claims=tuple(claims(machine, facts, case.where, present, found, switches)),
+        claims=tuple(claims(machine, facts, case.where, present, found, world.networks.switches)),
         problems=(*_complaints(facts), *troubles),
     )
 
@@ -172,8 +186,10 @@ def _draft(case: Case, rules: Rules, world: World) -> _Draft:
 def _retained(case: Case, machine: Owner, found: Sequence[Attachment], world: World) -> tuple[PresentPort, ...]:
     attached = [(attachment.port, attachment.interface.name) for attachment in found]
     kept = identity.retained(case.facts, machine, case.present, attached)
-    spared = world.brake.ports - {port for port, _ in attached}
-    return tuple(row for row in case.present if row in kept or row.port.name in spared)
+    names = {port for port, _ in attached}
+    return tuple(
+        row for row in case.present if row in kept or (row.port.name in world.brake.ports and row.port.name not in names)
+    )
 
 
 def _complaints(facts: Facts) -> list[Problem]:
@@ -230,7 +246,7 @@ def _without_taken_names(draft: _Draft, first: Mapping[str, VmKey], world: World
 
 def _released(draft: _Draft, books: Books) -> tuple[Books, tuple[str, ...]]:
     """Free what ports of this VM hold that it no longer has: deleted, re-created, unplugged, moved."""
-    if draft.failure:
+    if draft.failure or draft.case.unsure:
         return books, ()
     keep = {(claim.network.logical_switch, claim.holder) for claim in draft.claims}
     kept_ports = {holder.port for _, holder in keep}
@@ -265,14 +281,7 @@ def _standing(draft: _Draft) -> list[Standing]:
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _result(draft: _Draft, settled: Settlement, world: World, freed: tuple[str, ...]) -> Result:
-    if not draft.failure and draft.key in settled.failed:
-        draft = _failed(draft.case, settled.failed[draft.key])
-    if not draft.failure:
-        try:
-            return _rows(draft, settled.grants, world, freed)
-        except Exception as error:
-            draft = _failed(draft.case, error)
+def _failed_result(draft: _Draft) -> Result:
     trouble = Problem(
         problems.INTERNAL_ERROR, f"the agent could not plan this VM ({draft.failure}); its ports stay as they are"
     )
@@ -280,7 +289,7 @@ def _result(draft: _Draft, settled: Settlement, world: World, freed: tuple[str, 
     return Result(draft.key, None, rows, problems=(trouble,), look_again=FAILED_SECONDS, failure=draft.failure)
 
 
-def _rows(draft: _Draft, grants: Mapping[Holder, Grant], world: World, freed: tuple[str, ...]) -> Result:
+def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
     case, machine = draft.case, draft.owner
     rows = {row.port.name: row.port for row in case.present}
     troubles = list(draft.problems)
@@ -298,7 +307,7 @@ def _rows(draft: _Draft, grants: Mapping[Holder, Grant], world: World, freed: tu
     for attachment, claim in zip(draft.attachments, draft.claims, strict=True):
         assert machine is not None
         name = attachment.port
-        grant = grants[claim.holder]
+        grant = settled.grants[claim.holder]
         troubles += (replace(each, interface=attachment.interface.name) for each in grant.problems)
         if grant.lease is None:
             # No guest loses its port because a grant failed.
@@ -331,6 +340,6 @@ def _rows(draft: _Draft, grants: Mapping[Holder, Grant], world: World, freed: tu
             (each.look_again for each in placements.values() if each.look_again is not None),
             default=FAILED_SECONDS if case.unsure else None,
         ),
-        freed=(*freed, *(f"port {row.port.name}" for row in obsolete)),
+        freed=(*settled.freed.get(draft.key, ()), *(f"port {row.port.name}" for row in obsolete)),
         placements=placements,
     )

@@ -23,6 +23,8 @@ EXTRA_OPTIONS = "ovnagent-options"
 OWN_EXTERNAL_IDS = frozenset({CLUSTER, VM, VM_UID, VMI_UID, INTERFACE, NETWORK, MIGRATION, EXTRA_OPTIONS})
 PORT = "ovnagent-port"
 """On a row of DNS: the name of the port that it is for."""
+ALIVE = "ovnagent-alive-"
+"""Followed by the cluster id, a key of NB_Global's external_ids: a standby asks the lock's holder whether it is alive."""
 PLACEMENT_OPTIONS = frozenset({"requested-chassis", "activation-strategy"})
 
 
@@ -71,7 +73,8 @@ class Port:
 
     @property
     def mac(self) -> str:
-        return self.addresses[0].split()[0] if self.addresses else ""
+        """The first word of `addresses`; empty where there is none."""
+        return next((word for entry in self.addresses for word in entry.split()[:1]), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ def network_attachment_definition(obj: object) -> NetworkAttachmentDefinition:
 
 
 def namespace(obj: object) -> Namespace:
-    """Reduce a Namespace. (Labels have been checked by the API server.)
+    """Reduce a Namespace. A label that is none (the API server would not have taken it) is left out.
 
     Raises UnreadableError."""
     reader = _Reader(obj)
@@ -174,7 +174,7 @@ def namespace(obj: object) -> Namespace:
     labels = [
         (key, value)
         for key, value in _dict(reader.meta.get("labels")).items()
-        if isinstance(key, str) and isinstance(value, str)
+        if values.TOKEN.fullmatch(key) and isinstance(value, str) and (not value or values.TOKEN.fullmatch(value))
     ]
     return Namespace(name=name, labels=tuple(sorted(labels)))
 
@@ -276,8 +276,14 @@ class _Reader:
             self.complain(
                 "annotations", f"{len(keys)} of them ask for something; the first {limits.ANNOTATIONS} by name are read"
             )
-        found = ((key, meta["annotations"][key]) for key in keys[: limits.ANNOTATIONS])
-        return tuple((sys.intern(key), value if _readable(value) else None) for key, value in found)
+        found: list[tuple[str, str | None]] = []
+        room = limits.ANNOTATIONS_TEXT
+        for key in keys[: limits.ANNOTATIONS]:
+            value = meta["annotations"][key]
+            readable = isinstance(value, str) and len(value) <= min(limits.ANNOTATION, room)
+            found.append((sys.intern(key), value if readable else None))
+            room -= len(value) if readable else 0
+        return tuple(found)
 
     def record(self) -> str:
         return self.text(self.annotations.get(RECORD_ANNOTATION), _record, RECORD_ANNOTATION)
@@ -383,13 +389,9 @@ def _asks(key: str) -> bool:
     domain, _, name = key.partition("/")
     if not domain.endswith("kubernetes.io"):
         return key == ADDRESSES_ANNOTATION
-    if name.partition(".")[0] not in REQUEST_KEYS or len(key) > 2 * limits.NAME + limits.LABEL:
+    if name.partition(".")[0] not in REQUEST_KEYS or len(key) > limits.PORT:
         return False
     return domain == "ovn.kubernetes.io" or (domain.endswith(".kubernetes.io") and domain.count(".") >= 3)
-
-
-def _readable(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= limits.ANNOTATION
 
 
 def _record(text: str) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, TypeVar
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 from ovnagent.core import limits
 from ovnagent.core.dhcp_options import DHCPV4, DHCPV6, Options, parse_options
@@ -90,6 +90,8 @@ def read(interface: Interface, annotations: Annotations) -> Request:
             f"{ingress_key} has no effect: OVN's ports limit only what a guest sends (egress_rate); for the other direction "
             "add a rule with ovn-nbctl qos-add <switch> to-lport"
         )
+    dhcpv4_options = reader.told("dhcp-v4-options", parse_dhcpv4, "server_mac")
+    dhcpv6_options = reader.told("dhcp-v6-options", parse_dhcpv6, "server_id")
     return Request(
         ips=ips,
         ips_key=ips_key,
@@ -100,8 +102,8 @@ def read(interface: Interface, annotations: Annotations) -> Request:
         network=network,
         network_key=network_key,
         port_security=reader.get("port_security", parse_bool, None)[1],
-        dhcpv4_options=reader.get("dhcp-v4-options", partial(parse_options, known=DHCPV4), NO_OPTIONS)[1],
-        dhcpv6_options=reader.get("dhcp-v6-options", partial(parse_options, known=DHCPV6), NO_OPTIONS)[1],
+        dhcpv4_options=dhcpv4_options,
+        dhcpv6_options=dhcpv6_options,
         pairs=pairs,
         pairs_key=pairs_key,
         egress_rate=reader.get("egress_rate", parse_rate, 0)[1],
@@ -141,7 +143,7 @@ class _Reader:
             return found[0]
         return "", default
 
-    def value(self, name: str, parse: Callable[[str], T], default: T) -> T:
+    def value(self, name: str, parse: Callable[..., T], default: T, *arguments: str) -> T:
         text = self.annotations[name]
         if text is None:
             self.errors.append(
@@ -150,18 +152,25 @@ class _Reader:
             return default
         if not text.strip(BLANK):
             return default
-        try:
-            check_length(text, limits.ANNOTATION)
-            return parse(text)
-        except ValueError as error:
+        value, error = _parsed(parse, text, *arguments)
+        if error:
             self.errors.append(f"{name}: {error}")
             return default
+        return value  # type: ignore[no-any-return]
+
+    def told(self, key: str, parse: Callable[[str], Options], server: str) -> Options:
+        """DHCP options, without the one that says which MAC the server has: northd lets DHCP answers from that MAC past the
+        ACLs of the port, so whoever chose it could be reached by those whom the operator shuts out."""
+        name, options = self.get(key, parse, NO_OPTIONS)
+        if server in dict(options):
+            self.warnings.append(f"{name}: {server} is the network's to choose (dhcp.serverMac) and is left out")
+        return tuple((option, value) for option, value in options if option != server)
 
     def ecosystem_addresses(self, key: str, ips: tuple[IPAddress, ...]) -> tuple[str, tuple[IPAddress, ...]]:
         """`network.kubevirt.io/addresses`, where no ovn key is given."""
         if ADDRESSES_ANNOTATION not in self.annotations:
             return key, ips
-        asked = self.value(ADDRESSES_ANNOTATION, lambda text: parse_addresses(text, self.interface.name), NO_IPS)
+        asked = self.value(ADDRESSES_ANNOTATION, parse_addresses, NO_IPS, self.interface.name)
         if not asked:
             return key, ips
         if key and set(asked) != set(ips):
@@ -187,6 +196,17 @@ class _Reader:
         return (key, mac) if mac else (field, own)
 
 
+@lru_cache(maxsize=256)
+def _parsed(parse: Callable[..., Any], text: str, *arguments: str) -> tuple[Any, str]:
+    """(the value, "") or (None, why it is none). One text may be for all interfaces on a NAD, and is read at each look: 64
+    of them with every key as long as may be took 0.3 s."""
+    try:
+        check_length(text, limits.ANNOTATION)
+        return parse(text, *arguments), ""
+    except ValueError as error:
+        return None, str(error)
+
+
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 
@@ -194,7 +214,10 @@ def parse_ips(text: str) -> tuple[IPAddress, ...]:
     """`10.16.0.15`, `fd00::15` or both with a comma between: at most one address per family, IPv4 first.
 
     Raises ValueError with a sentence that says what would be right."""
-    ips = tuple(parse_ip(part) for part in text.split(","))
+    parts = text.split(",")
+    if len(parts) > 2:
+        raise ValueError(f"{shown(text)} holds {len(parts)} addresses; give one per family")
+    ips = tuple(parse_ip(part) for part in parts)
     for version in (4, 6):
         if sum(1 for ip in ips if ip.version == version) > 1:
             raise ValueError(f"{shown(text)} holds more than one IPv{version} address; give one per family")
@@ -231,6 +254,16 @@ def parse_pairs(text: str) -> tuple[Pair, ...]:
         mac, _, ip = part.strip(BLANK).rpartition(" ")
         pairs.append(Pair(parse_ip(ip), parse_mac(mac) if mac else ""))
     return tuple(dict.fromkeys(pairs))
+
+
+def parse_dhcpv4(text: str) -> Options:
+    """A list of OVN's DHCPv4 options (core/dhcp_options.py)."""
+    return parse_options(text, DHCPV4)
+
+
+def parse_dhcpv6(text: str) -> Options:
+    """A list of OVN's DHCPv6 options."""
+    return parse_options(text, DHCPV6)
 
 
 def parse_rate(text: str) -> int:

@@ -1,8 +1,8 @@
 """Who is granted what: claims against the books. The steps are the contract, in its order:
 
     1. what rows say         what a running guest has, and what a VM has by its row
-    2. what records say      read as what they are: text that a tenant can write
-    3. shares that stand     addresses that several use already
+    2. shares that stand     addresses that several use already: by the agent's own rows, too
+    3. what records say      read as what they are: text that a tenant can write
     4. requests
     5. shares asked for
     6. wishes                of the same name first, then of others
@@ -16,10 +16,10 @@ claim on which a step fails is left out, and the others go on with the books as 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from ovnagent.core import problems
 from ovnagent.core.addresses import NO_FOREIGN, Claim, Foreign, Grant, Holder, Standing
@@ -27,14 +27,16 @@ from ovnagent.core.books import Book, Books
 from ovnagent.core.dhcp import server_mac
 from ovnagent.core.free import allocatable, free_addresses, within
 from ovnagent.core.networks import IPAddress, Subnet
+from ovnagent.core.ports import PresentPort
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease
 from ovnagent.core.requests import Pair
+from ovnagent.core.virtual_ports import shared_by, shares
 from ovnagent.core.vm import VmKey
 
 Step = Callable[[Claim, Book, Foreign], Book]
-Shares = Mapping[tuple[str, str], frozenset[str]]
-"""(logical switch, address) -> ports that share it by the rows that are there."""
+Evidence = Mapping[tuple[str, IPAddress], Holder]
+"""(logical switch, address) -> whose row has it, of those who hold nothing yet."""
 
 
 @dataclass(slots=True)
@@ -44,7 +46,10 @@ class Settlement:
     books: Books
     grants: dict[Holder, Grant] = field(default_factory=dict)
     failed: dict[VmKey, Exception] = field(default_factory=dict)
-    """VMs on whose claims a step failed: an error of the agent's own. Their grants are worth nothing."""
+    """VMs on whose claims a step failed: an error of the agent's own. Nothing of this is worth anything then: others may
+    have been granted what the rows of these still say."""
+    freed: defaultdict[VmKey, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """VM -> what it does not hold any more, for it was granted something else (see Problem.waits_for)."""
 
 
 def settle(
@@ -52,25 +57,29 @@ def settle(
     standing: Sequence[Standing],
     books: Books,
     foreign: Mapping[str, Foreign],
-    shares: Shares,
+    virtual: Mapping[str, PresentPort],
 ) -> Settlement:
-    """Grant what can be granted. `standing`: rows for which nobody claims anything and that stay all the same."""
+    """Grant what can be granted. `standing`: rows for which nobody claims anything and that stay all the same; `virtual`:
+    name -> row, of the agent's virtual ports."""
     result = Settlement(books)
-    _enter_standing(result, standing, shares)
+    _enter_standing(result, standing, virtual)
     ordered = sorted(claims, key=lambda claim: claim.order)
     asking = [claim for claim in ordered if _asks(claim)]
     sharing = [each for each in ordered if each.request.pairs or each.holder in books[each.network.logical_switch].shares]
     wishing = sorted((claim for claim in ordered if not _asks(claim)), key=_rank)
 
     _each(result, ordered, foreign, _hold_by_row)
-    _each(result, ordered, foreign, _hold_by_record)
-    _each(result, sharing, foreign, lambda claim, book, others: _go_on_sharing(claim, book, others, shares))
+    _each(result, sharing, foreign, lambda claim, book, others: _go_on_sharing(claim, book, others, virtual))
+    turns, evidence = _in_turn([each for each in ordered if not _settled(result, each)])
+    _each(result, turns, foreign, lambda claim, book, others: _hold_by_record(claim, book, others, evidence))
     _grants(result, asking, foreign)
     pairs: dict[Holder, tuple[tuple[Pair, ...], tuple[Problem, ...]]] = {}
 
     def share(claim: Claim, book: Book, others: Foreign) -> Book:
+        before = book.shares.get(claim.holder, frozenset())
         book, granted, troubles = _share(claim, claim.request.pairs, book, others)
         pairs[claim.holder] = granted, troubles
+        result.freed[claim.holder.key] += sorted(map(str, before - {pair.ip for pair in granted}))
         return book
 
     _each(result, sharing, foreign, share)
@@ -95,9 +104,13 @@ def _each(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, For
 
 def _grants(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, Foreign]) -> None:
     def step(claim: Claim, book: Book, others: Foreign) -> Book:
-        grant = _grant(claim, book, others)
-        if grant.lease is not None and grant.lease != book.leases.get(claim.holder):
+        grant, before = _grant(claim, book, others), book.leases.get(claim.holder)
+        if grant.lease is not None and grant.lease != before:
             book = book.hold(claim.holder, grant.lease)
+            if before is not None:
+                left = [str(ip) for ip in before.ips if ip not in grant.lease.ips]
+                left += [before.network] * bool(left) + [before.mac] * (before.mac != grant.lease.mac)
+                result.freed[claim.holder.key] += left
         result.grants[claim.holder] = grant
         return book
 
@@ -107,58 +120,101 @@ def _grants(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, F
 # ---- 1 and 2: what is held by right ---------------------------------------------------------------------------------
 
 
-def _enter_standing(result: Settlement, standing: Sequence[Standing], shares: Shares) -> None:
-    shared_by: defaultdict[tuple[str, str], list[IPAddress]] = defaultdict(list)
-    for (switch, address), names in shares.items() if standing else ():
-        for name in names:
-            shared_by[switch, name].append(ipaddress.ip_address(address))
-    for each in standing:
+def _settled(result: Settlement, claim: Claim) -> bool:
+    return claim.holder in result.books[claim.network.logical_switch].leases
+
+
+def _enter_standing(result: Settlement, standing: Sequence[Standing], virtual: Mapping[str, PresentPort]) -> None:
+    new = [each for each in standing if each.holder not in result.books[each.switch].leases]
+    shared = shared_by(virtual) if new else {}
+    for each in sorted(new, key=lambda each: each.holder):
         book, lease = result.books[each.switch], each.lease
-        if lease is not None and each.holder not in book.leases and not book.conflict(each.holder, lease.ips, lease.mac):
+        if lease is not None and not book.conflict(each.holder, lease.ips, lease.mac):
             book = book.hold(each.holder, lease)
         if each.holder not in book.shares:
-            book = book.share(each.holder, frozenset(shared_by[each.switch, each.holder.port]) - set(book.ips))
+            ips = shared.get((each.switch, each.holder.port), ())
+            book = book.share(each.holder, frozenset(ip for ip in ips if ip not in book.ips))
         result.books = result.books.put(each.switch, book)
 
 
-def _hold_by_row(claim: Claim, book: Book, _: Foreign) -> Book:
+def _hold_by_row(claim: Claim, book: Book, foreign: Foreign) -> Book:
     """A row is the agent's own word. It goes before all records but the VM's own, which may be younger (the Northbound
-    database was restored from a backup): so a row with which that record does not agree waits for the next step."""
-    row = claim.row
-    if claim.holder in book.leases or row is None or not _row_stands(claim, row):
+    database was restored from a backup): so a row with which that record does not agree waits for that step."""
+    row = _standing_row(claim)
+    if claim.holder in book.leases or row is None:
         return book
-    disputed = any(set(record.ips) != set(row.ips) for record in claim.records)
-    if disputed and not _has_what_is_asked(claim, row):
+    told = [lease for record in claim.records if (lease := _for_us(claim, record)) is not None]
+    if any(set(record.ips) != set(row.ips) for record in told) and not _has_what_is_asked(claim, row):
         return book
-    return _hold(claim, row, book)
+    return _hold(claim, row, book, foreign)
 
 
-def _hold_by_record(claim: Claim, book: Book, foreign: Foreign) -> Book:
+def _in_turn(claims: Sequence[Claim]) -> tuple[list[Claim], Evidence]:
+    """The claims in their order, but whose row has an address that another's record names goes before that other: he may
+    move on by a record of his own. And what those rows say."""
+    evidence: dict[tuple[str, IPAddress], Holder] = {}
+    for claim in claims:
+        row = _standing_row(claim)
+        for ip in row.ips if row is not None else ():
+            evidence.setdefault((claim.network.logical_switch, ip), claim.holder)
+    waiting = {claim.holder: claim for claim in claims}
+    turns: list[Claim] = []
+    for claim in claims:
+        path = [claim] if waiting.pop(claim.holder, None) is not None else []
+        while path:
+            named = (evidence.get((path[-1].network.logical_switch, ip)) for each in path[-1].records for ip in each.ips)
+            first = next((waiting.pop(holder) for holder in named if holder is not None and holder in waiting), None)
+            if first is None:
+                turns.append(path.pop())
+            else:
+                path.append(first)
+    return turns, evidence
+
+
+def _hold_by_record(claim: Claim, book: Book, foreign: Foreign, evidence: Evidence) -> Book:
     """Once; after that the books are the memory of it. The request before the record, the record before the row."""
-    row = claim.row
-    candidates = [*claim.records, *((row,) if row is not None else ())]
-    for lease in sorted(candidates, key=lambda lease: not _has_what_is_asked(claim, lease)):
+    row = _standing_row(claim)
+    candidates = [(False, lease) for each in claim.records if (lease := _for_us(claim, each)) is not None]
+    candidates += [(True, row)] if row is not None else []
+    for by_row, lease in sorted(candidates, key=lambda each: not _has_what_is_asked(claim, each[1])):
         if claim.holder in book.leases:
             return book
-        if row is not None and lease is row:
-            book = _hold(claim, lease, book) if _row_stands(claim, lease) else book
-        elif not any(_not_for_us(claim, ip) or str(ip) in foreign.ips or _sharers(claim, ip, book) for ip in lease.ips):
-            book = _hold(claim, lease, book)
+        if by_row or not any(
+            str(ip) in foreign.ips or _sharers(claim, ip, book) or _another_s_row(claim, ip, book, evidence)
+            for ip in lease.ips
+        ):
+            book = _hold(claim, lease, book, foreign)
     return book
 
 
-def _row_stands(claim: Claim, row: Lease) -> bool:
-    """What a running guest has it keeps. A stopped VM's address has to be one that the configuration allows."""
-    return claim.running or not any(_not_for_us(claim, ip) for ip in row.ips)
+def _another_s_row(claim: Claim, ip: IPAddress, book: Book, evidence: Evidence) -> bool:
+    """The row of another who holds nothing yet has it: no record takes it away from him."""
+    holder = evidence.get((claim.network.logical_switch, ip))
+    return holder is not None and holder != claim.holder and holder not in book.leases
 
 
-def _hold(claim: Claim, lease: Lease, book: Book) -> Book:
-    """With this lease, if nobody has one of its addresses; with another MAC, if somebody has that."""
+def _standing_row(claim: Claim) -> Lease | None:
+    """What a running guest has it keeps. A stopped VM's addresses have to be such as the configuration allows."""
+    return claim.row if claim.row is None or claim.running else _for_us(claim, claim.row)
+
+
+def _for_us(claim: Claim, lease: Lease) -> Lease | None:
+    """Of the lease what the network has to give (it may have lost one of its subnets); None where that is nothing."""
+    ips = tuple(ip for ip in lease.ips if not _not_for_us(claim, ip))
+    return replace(lease, ips=ips) if ips else None
+
+
+def _hold(claim: Claim, lease: Lease, book: Book, foreign: Foreign) -> Book:
+    """With this lease, if nobody has one of its addresses; with another MAC, if somebody has that. A running guest's row is
+    evidence for its MAC; a record is none."""
     if book.conflict(claim.holder, lease.ips, "") is not None:
         return book
-    mac = lease.mac
-    if book.conflict(claim.holder, (), mac) is not None:
-        mac = next(mac for mac in _derived_macs(claim) if book.conflict(claim.holder, (), mac) is None)
+    proven = claim.row.mac if claim.row is not None and claim.running else ""
+    mac = next(
+        mac
+        for mac in chain((lease.mac,), _derived_macs(claim))
+        if (book.conflict(claim.holder, (), mac) is None if mac == proven else not _mac_user(claim, mac, book, foreign))
+    )
     return book.hold(claim.holder, Lease(claim.holder.port, claim.interface, claim.network.name, lease.ips, mac))
 
 
@@ -182,10 +238,17 @@ def _subnet_of(claim: Claim, ip: IPAddress) -> Subnet | None:
 # ---- 3 and 5: shared addresses --------------------------------------------------------------------------------------
 
 
-def _go_on_sharing(claim: Claim, book: Book, foreign: Foreign, shares: Shares) -> Book:
-    switch = claim.network.logical_switch
-    pairs = [pair for pair in claim.request.pairs if claim.holder.port in shares.get((switch, str(pair.ip)), ())]
-    return _share(claim, pairs, book, foreign)[0]
+def _go_on_sharing(claim: Claim, book: Book, foreign: Foreign, virtual: Mapping[str, PresentPort]) -> Book:
+    """What it shares by the books (the rows may lag behind them) or by the rows that are there."""
+    switch, known = claim.network.logical_switch, book.shares.get(claim.holder, frozenset())
+    more = {
+        pair.ip
+        for pair in claim.request.pairs
+        if pair.ip not in known
+        and shares(virtual, switch, pair.ip, claim.holder.port)
+        and _pair_refusal(claim, pair, book, foreign) is None
+    }
+    return book.share(claim.holder, known | more)
 
 
 def _share(
@@ -261,6 +324,10 @@ def _grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
                 granted.append(ip)
             if trouble is not None:
                 troubles.append(trouble)
+        if current is not None and claim.running:
+            # Nor because the network has lost one.
+            versions = {subnet.version for subnet in claim.network.subnets}
+            granted += [ip for ip in current.ips if ip.version not in versions]
     mac, trouble = _mac(claim, current, book, foreign)
     if trouble is not None:
         troubles.append(trouble)

@@ -127,8 +127,13 @@ def parse_chassis(text: str) -> str:
 
 
 def parse_title(text: str) -> str:
-    """The name of a network, switch or router, which is the operator's to choose: whatever can be printed on one line."""
-    return parse_line(text.strip(BLANK), limits.NAME)
+    """The name of a network, switch or router, which is the operator's to choose: whatever can be printed on one line. No
+    quotes and backslashes: names of ports are made of it, and northd 23.03 does not escape those where it allows DHCP's
+    answers past ACLs."""
+    text = text.strip(BLANK)
+    if set(text) & set('"\\'):
+        raise ValueError(f"{shown(text)} is no name; it may hold no quotes and backslashes")
+    return parse_line(text, limits.NAME)
 
 
 def parse_line(text: str, limit: int) -> str:

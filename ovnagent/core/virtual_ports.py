@@ -5,7 +5,9 @@ A virtual port belongs to no VM: it is part of the network, and follows from wha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import ipaddress
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 
 from ovnagent.core import ports
 from ovnagent.core.books import Books
@@ -30,7 +32,7 @@ def virtual_ports(cluster: str, books: Books, taken: Collection[str] = ()) -> li
         external_ids = {ports.CLUSTER: cluster, ports.EXTRA_OPTIONS: ",".join(sorted(options))}
         found.append(
             Port(
-                name=f"{ip}@{switch}" if name in taken else name,
+                name=_other_name(ip, switch) if name in taken else name,
                 switch=switch,
                 type="virtual",
                 options=tuple(sorted(options.items())),
@@ -40,11 +42,32 @@ def virtual_ports(cluster: str, books: Books, taken: Collection[str] = ()) -> li
     return found
 
 
-def standing_shares(rows: Iterable[PresentPort]) -> Mapping[tuple[str, str], frozenset[str]]:
-    """(logical switch, address) -> names of the ports that share it by the agent's own rows: who shared an address before
-    the agent was started goes on, whoever asks for it first now."""
-    return {
-        (row.port.switch, row.port.option("virtual-ip")): frozenset(row.port.option("virtual-parents").split(","))
-        for row in rows
-        if row.port.type == "virtual"
-    }
+def _other_name(ip: IPAddress, switch: str) -> str:
+    return f"{ip}@{switch}"
+
+
+def shares(rows: Mapping[str, PresentPort], switch: str, ip: IPAddress, port: str) -> bool:
+    """This port shares the address by the agent's own rows (name -> virtual port): who shared an address before the agent
+    was started goes on, whoever asks for it first now."""
+    for name in (virtual_name(ip, switch), _other_name(ip, switch)):
+        row = rows.get(name)
+        if row is not None and (row.port.switch, row.port.option("virtual-ip")) == (switch, str(ip)):
+            return port in _parents(row.port)
+    return False
+
+
+def shared_by(rows: Mapping[str, PresentPort]) -> Mapping[tuple[str, str], list[IPAddress]]:
+    """(logical switch, port) -> the addresses that it shares by the agent's own rows. It reads all of them."""
+    found: defaultdict[tuple[str, str], list[IPAddress]] = defaultdict(list)
+    for row in rows.values():
+        try:
+            ip = ipaddress.ip_address(row.port.option("virtual-ip"))
+        except ValueError:
+            continue  # somebody mangled it; the row is written anew
+        for port in _parents(row.port):
+            found[row.port.switch, port].append(ip)
+    return found
+
+
+def _parents(port: Port) -> list[str]:
+    return port.option("virtual-parents").split(",")

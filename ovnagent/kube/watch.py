@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 import msgspec
+import tenacity
 
 from ovnagent import memory
 from ovnagent.core import vm
 from ovnagent.kube import decode
-from ovnagent.kube.client import ApiError, Client, MalformedError, TooLongError, reason
+from ovnagent.kube.client import ApiError, Client, MalformedError, TooLongError, passing, reason
 from ovnagent.kube.events import ObjectRef
 from ovnagent.kube.kinds import Kind
 from ovnagent.kube.store import Identity, Store
@@ -25,8 +26,11 @@ from ovnagent.supervision import PATIENCE_SECONDS, Loop, Supervisor, pauses
 
 LOG = logging.getLogger(__name__)
 
-PAGE = 250
+PAGE = 100
+"""Objects in a page: 1 MB of launchers. With 500 the API server needs a tenth less for a list, each thread holds 5 MB."""
 SMALLEST_PAGE = 10
+PAGE_ATTEMPTS = 4
+"""So often a page is asked for before its list is begun anew."""
 WATCH_SECONDS = 50
 """After so long the server ends a watch and it is taken up again: a sign of life even where nothing happens."""
 SILENCE_SECONDS = WATCH_SECONDS + 15
@@ -126,11 +130,11 @@ class Watcher:
                 self._loop.beat(ANSWER_SECONDS)
                 query = {"limit": str(limit)} | ({"continue": token} if token else {})
                 try:
-                    meta, objects = decode.page(self._client.request("GET", self._path(query)))
+                    meta, objects = self._page(self._path(query))
                 except TooLongError:
-                    if limit <= SMALLEST_PAGE:
+                    if limit == SMALLEST_PAGE:
                         raise
-                    limit //= 5
+                    limit = max(SMALLEST_PAGE, limit // 5)
                     continue
                 self._loop.beat()
                 self._last_contact = time.monotonic()
@@ -147,6 +151,23 @@ class Watcher:
         if not self.synced:
             LOG.info("listed", extra={"kind": self.kind.name, "objects": len(listing.facts)})
         self._alive(synced=True)
+
+    def _page(self, path: str) -> tuple[decode.Meta, list[msgspec.Raw]]:
+        """A page, asked for again where the server was merely too busy: the pages before it need not be read again."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(passing),
+            wait=pauses(),
+            stop=tenacity.stop_after_attempt(PAGE_ATTEMPTS) | tenacity.stop_when_event_set(self._loop.stopping),
+            sleep=self._loop.pause,
+            before_sleep=self._page_failed,
+            reraise=True,
+        )
+        return decode.page(retrying(self._client.request, "GET", path))
+
+    def _page_failed(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, Exception) and state.next_action is not None:
+            self._report(error, state.next_action.sleep)
 
     def _collect(self, raw: msgspec.Raw, listing: _Listing) -> None:
         try:
@@ -233,6 +254,8 @@ class Watcher:
     def _path(self, query: dict[str, str]) -> str:
         if self.kind.selector:
             query["labelSelector"] = self.kind.selector
+        if self.kind.fields:
+            query["fieldSelector"] = self.kind.fields
         return f"{self.kind.path}?{urlencode(query)}"
 
     def _alive(self, synced: bool = False) -> None:
@@ -245,7 +268,7 @@ class Watcher:
         if why == "fault":
             self._supervisor.failure(self._loop.name, error, pause)
         text = f"{error}{remedy(error, self.kind.name)}"
-        LOG.warning("watch failed", extra={"kind": self.kind.name, "reason": text, "retry_seconds": pause})
+        LOG.warning("watch failed", extra={"kind": self.kind.name, "reason": text, "retry_seconds": round(pause, 1)})
 
 
 def remedy(error: BaseException, resource: str) -> str:

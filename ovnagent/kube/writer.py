@@ -13,9 +13,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import tenacity
-import urllib3
 
-from ovnagent.kube.client import ApiError, MalformedError, reason
+from ovnagent.kube.client import ApiError, MalformedError, passing, reason
 from ovnagent.supervision import PATIENCE_SECONDS, Loop, Supervisor, pauses
 
 LOG = logging.getLogger(__name__)
@@ -147,7 +146,7 @@ class Writer:
             write.carry_out()
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_passing),
+            retry=tenacity.retry_if_exception(_worth_another_try),
             wait=pauses(),
             stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_when_event_set(loop.stopping),
             sleep=loop.pause,
@@ -171,8 +170,7 @@ class Writer:
         return f"; grant the verbs {verbs[self.name]}" if why == "forbidden" and self.name in verbs else ""
 
 
-def _passing(error: BaseException) -> bool:
-    """Worth another try: no answer, a conflict, credentials being renewed, or trouble on the server's side."""
-    if isinstance(error, ApiError):
-        return error.status in (401, 409, 429) or error.status >= 500
-    return isinstance(error, urllib3.exceptions.HTTPError | OSError | MalformedError)
+def _worth_another_try(error: BaseException) -> bool:
+    """Also after a conflict, while credentials are renewed, or where a proxy said something odd."""
+    conflict = isinstance(error, ApiError) and error.status in (401, 409)
+    return conflict or isinstance(error, MalformedError) or passing(error)

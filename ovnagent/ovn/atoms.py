@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from ovnagent.core import limits, ports, values
+from ovnagent.core import deletion, limits, ports, values
 from ovnagent.core.dhcp import DhcpOptions
 from ovnagent.core.dhcp_options import DHCPV4, DHCPV6
 
@@ -48,14 +48,14 @@ def pairs(table: str, column: str, value: Mapping[str, str]) -> list[Any]:
 
     Raises UnwritableError."""
     forms = KEYS.get((table, column), {})
-    return ["map", [[key, _checked(forms.get(key), each, table, column, key)] for key, each in value.items()]]
+    return ["map", [[key, _checked(_form_of(forms, key), each, table, column, key)] for key, each in value.items()]]
 
 
 def keys(table: str, column: str, value: list[str]) -> list[Any]:
     """Keys of a map that are to be deleted: the agent's own, or any that stand in its row's list of them.
 
     Raises UnwritableError."""
-    return ["set", [_checked(_title, key, table, f"a key of {column}") for key in value]]
+    return ["set", [_checked(str.isprintable, key, table, f"a key of {column}") for key in value]]
 
 
 def dhcp_row(content: DhcpOptions) -> dict[str, Any]:
@@ -92,6 +92,12 @@ def _written(table: str, column: str, value: Value) -> Any:
         case Mapping():
             return pairs(table, column, value)
     raise UnwritableError(f"{table}.{column} is no column that the agent writes")
+
+
+def _form_of(forms: Mapping[str, Form], key: str) -> Form | None:
+    """That of the key; keys that hold a cluster's id are known by their beginning."""
+    cluster = key.removeprefix(ports.ALIVE)
+    return forms.get(key) if cluster == key or not _cluster(cluster) else forms.get(ports.ALIVE)
 
 
 def _checked(form: Form | None, value: str, table: str, column: str, key: str | None = None) -> str:
@@ -143,8 +149,9 @@ def _fixed(parse: Callable[[str], object]) -> Form:
 
 
 def _title(value: str) -> bool:
-    """A name of the operator's choice: printable, and on one line. OVN quotes it wherever it uses it."""
-    return 0 < len(value) <= limits.PORT and value.isprintable()
+    """A name of the operator's choice, or made of one: printable, on one line, and nothing that ends OVN's quotes. (northd
+    23.03 pastes the names of ports that are served by DHCP into matches without escaping them.)"""
+    return 0 < len(value) <= limits.PORT and value.isprintable() and not set(value) & set('"\\')
 
 
 _ip, _mac = _fixed(values.parse_ip), _fixed(values.parse_mac)
@@ -227,7 +234,7 @@ KEYS: Mapping[tuple[str, str], Mapping[str, Form]] = {
     },
     ("DHCP_Options", "external_ids"): {ports.CLUSTER: _cluster},
     ("DNS", "external_ids"): {ports.CLUSTER: _cluster, ports.PORT: _title},
-    ("NB_Global", "external_ids"): {"ovnagent-approve-sweep": _cluster},
+    ("NB_Global", "external_ids"): {deletion.APPROVAL: _cluster, ports.ALIVE: _one_of("asked")},
 }
 TRUTHS = frozenset({("Logical_Switch_Port", "enabled")})
 REFERENCES = frozenset({("Logical_Switch_Port", "dhcpv4_options"), ("Logical_Switch_Port", "dhcpv6_options")})

@@ -64,8 +64,7 @@ class Connection(ovsdbapp_connection.Connection):  # type: ignore[misc]
         super().__init__(idl=None, timeout=session.PROBE_MILLISECONDS / 1000)
         self.database = database
         self.endpoints = endpoints
-        self.failures = 0
-        """Exceptions in the thread; each is a bug, and in the log."""
+        self._failures = 0
         self._columns, self._make, self._leader_only = columns, make, leader_only
         self._last_turn = time.monotonic()
         self._report = 0.0
@@ -113,6 +112,11 @@ class Connection(ovsdbapp_connection.Connection):  # type: ignore[misc]
         return self.idl.age if self.idl is not None else float("inf")
 
     @property
+    def failures(self) -> int:
+        """Exceptions in the thread, and updates that were not understood; each is a bug, and in the log."""
+        return self._failures + (self.idl.failures if self.idl is not None else 0)
+
+    @property
     def last_turn(self) -> float:
         """When the thread was last seen to do something: monotonic seconds. It does at least every second."""
         return max(self._last_turn, self.idl.last_turn if self.idl is not None else 0.0)
@@ -136,7 +140,7 @@ class Connection(ovsdbapp_connection.Connection):  # type: ignore[misc]
                     self._turn()
                 pause = FAILED_SECONDS[0]
             except Exception as error:
-                self.failures += 1
+                self._failures += 1
                 LOG.exception("the connection has failed", extra={"database": self.database, "retry_seconds": pause})
                 if self.idl is not None:
                     self.idl.distrust(f"{type(error).__name__}: {error}")
@@ -152,8 +156,8 @@ class Connection(ovsdbapp_connection.Connection):  # type: ignore[misc]
         self.idl.run()
         if self.idl.monitoring:
             self._report = time.monotonic() + FIRST_REPORT_SECONDS
-        else:
-            self._tell(self.idl.reason)
+        elif reason := self.idl.reason:
+            self._tell(reason)
         if (transaction := self.txns.get_nowait()) is not None:
             try:
                 transaction.results.put(transaction.do_commit())

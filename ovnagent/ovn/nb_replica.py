@@ -8,6 +8,7 @@ foreign ones by UUID. 100,000 ports on other switches are never copied.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ class NorthboundReplica(Replica):
         self.scope = scope
         self.listeners = listeners
         self.snapshot = NorthboundSnapshot(scope=scope)
+        self.rows_changed: float | None = None
+        """When rows of the agent's changed last, or were first seen: monotonic seconds."""
         self._watched_names: frozenset[str] = frozenset()
         self._had_lock = False
         self._reset()
@@ -69,7 +72,7 @@ class NorthboundReplica(Replica):
         self._own = OwnPorts()
         self._inventory = Inventory()
         self._services = Services(self.cluster)
-        self._switches: dict[str, str] = {}
+        self._switches: Map[str, str] = Map()
         """Name -> UUID. The first of them where several have one name, which OVN allows."""
         self._global_ids: Map[str, str] = Map()
         self._switch_names: dict[str, str] = {}  # by UUID, as all below
@@ -201,7 +204,7 @@ class NorthboundReplica(Replica):
             for member in list(self._members[switch]):
                 self._set_member(switch, member, False)
             del self._members[switch], self._switch_names[switch]
-        switches = {name: row_id for row_id, name in sorted(self._switch_names.items(), reverse=True)}
+        switches = Map({name: row_id for row_id, name in sorted(self._switch_names.items(), reverse=True)})
         if switches != self._switches:
             self._switches = switches
             self._everything_dirty = True
@@ -304,9 +307,10 @@ class NorthboundReplica(Replica):
                 self.listeners.everything()
             return
         while self._moved:
-            row_id = next(iter(self._moved))
             self._changed = True
-            self._look_at_port(row_id, self.tables["Logical_Switch_Port"].rows.get(uuid.UUID(row_id)))
+            moved, self._moved = self._moved, set()  # one by one from the front of a large set is quadratic
+            for row_id in moved:
+                self._look_at_port(row_id, self.tables["Logical_Switch_Port"].rows.get(uuid.UUID(row_id)))
         if self._conditions_stale:
             self._update_conditions()
         if self.has_lock != self._had_lock:
@@ -328,6 +332,7 @@ class NorthboundReplica(Replica):
             self._inventory_dirty = False
             self.listeners.inventory()
         if keys := {key for key in dirty if key is not None}:
+            self.rows_changed = time.monotonic()
             self.listeners.changed(keys)
 
     def _take_snapshot(self) -> NorthboundSnapshot:
@@ -338,8 +343,8 @@ class NorthboundReplica(Replica):
             ports=self._own.ports,
             by_vm=self._own.by_vm,
             virtual=self._own.virtual,
-            switches=Map(self._switches),
-            foreign=self._inventory.foreign(),
+            switches=self._switches,
+            foreign=self._inventory.refresh(),
             names=self._inventory.names.now,
             router_ports=self._services.router_ports,
             dhcp=self._services.dhcp,

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ovnagent.ovn.changes import Known
+from ovnagent.core import ports
+from ovnagent.ovn import aside
+from ovnagent.ovn.changes import Known, SetGlobal, operations
 from ovnagent.ovn.connection import Connection, Tls
 from ovnagent.ovn.nb_replica import Listeners, NorthboundReplica
 from ovnagent.ovn.snapshot import NorthboundSnapshot, Scope
@@ -57,6 +59,8 @@ class Northbound:
         self.cluster = cluster
         # A lock's name is an <id> (RFC 7047, 3.1): letters, digits and underscores.
         self.lock_name = "ovnagent_" + re.sub("[^a-zA-Z0-9]", lambda match: f"_{ord(match[0]):x}_", cluster)
+        self._question = f"{ports.ALIVE}{cluster}"
+        """Key in NB_Global's external_ids."""
         self._scope = Scope(frozenset(switches), frozenset(routers))
         self._listeners = listeners
         self.connection = Connection("OVN_Northbound", endpoints, COLUMNS, self._make, True, tls)
@@ -108,15 +112,55 @@ class Northbound:
         """Contend for the lock; the database hands it over as soon as its holder's connection ends."""
         self._set_lock(self.lock_name)
 
-    def steal_lock(self) -> None:
-        """Take the lock from its holder at once (RFC 7047, 4.1.8), who waits for it in front of all others, and has it again
-        when it is released, or this connection ends. For an operator's command that must write as the only one."""
-        replica = self._replica
-        if replica is not None and replica.monitoring and replica.lock_name is None:
-            self.connection.request(lambda: replica.steal_lock(self.lock_name))
-
     def release_lock(self) -> None:
         self._set_lock(None)
+
+    @property
+    def contended(self) -> bool:
+        """Another client holds the lock, and this one waits for it."""
+        replica = self._replica
+        return replica is not None and bool(replica.lock_name) and replica.is_lock_contended and replica.monitoring
+
+    @property
+    def robbed(self) -> float | None:
+        """When another agent last took the lock from this one: monotonic seconds."""
+        return self._replica.robbed if self._replica is not None else None
+
+    @property
+    def rows_changed(self) -> float | None:
+        """When rows of the agent's changed last, by whomever: monotonic seconds."""
+        return self._replica.rows_changed if self._replica is not None else None
+
+    def steal_lock(self) -> None:
+        """Take the lock from its holder at once: core/takeover.py says when, or an operator's command must write as the only
+        one. The holder's transactions assert it, so it writes nothing any more; it waits for the lock in front of all
+        others, and has it again when this client lets it go, or ends."""
+        if (replica := self._replica) is not None and replica.monitoring:
+            self.connection.request(lambda: replica.steal_lock(self.lock_name))
+
+    def ask_holder(self) -> None:
+        """Ask the agent that holds the lock whether it is alive: by a key in NB_Global, which it takes away. That is the one
+        thing that an agent without the lock writes. Blocks for some seconds at worst; raises NotCommittedError."""
+        replica = self._replica
+        if replica is None or not replica.monitoring:
+            raise NotCommittedError("not connected to the database")
+        asked = operations([SetGlobal(self._question, "asked")], Known({}), self.cluster)
+        try:
+            aside.transact(replica.session_name(), self.connection.database, asked)
+        except aside.NoAnswerError as error:
+            raise NotCommittedError(str(error)) from error
+
+    @property
+    def holder_asked(self) -> bool:
+        """The holder of the lock has been asked, by whomever, and has not answered yet."""
+        return self._question in self.snapshot.global_ids
+
+    def answer(self) -> None:
+        """If this agent holds the lock and has been asked: say that it is alive. For the thread that writes.
+
+        Raises NotCommittedError or RefusedError."""
+        if self.has_lock and self.holder_asked:
+            self.writer.transact(operations([SetGlobal(self._question, "")], Known({}), self.cluster))
 
     def _set_lock(self, name: str | None) -> None:
         replica = self._replica

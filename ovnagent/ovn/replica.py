@@ -48,6 +48,8 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self._session = Session(remote)
         self.last_turn = time.monotonic()
         """Monotonic seconds; also while a large copy is taken in."""
+        self.robbed: float | None = None
+        """When the lock was last taken from here by another client: monotonic seconds."""
         self.failures = 0
         """How often an update was not understood."""
         self.generation = 0
@@ -75,12 +77,6 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         """Have something done in the connection's thread, at its next turn. From any thread."""
         self._requests.append(function)
 
-    def steal_lock(self, name: str) -> None:
-        """As set_lock, but at once. In the connection's thread."""
-        if not self.lock_name:
-            self.lock_name: str | None = name
-            self._lock_request_id = self._Idl__do_send_lock_request("steal")
-
     def run(self) -> bool:
         if not self._copying:
             return self._turn()
@@ -105,6 +101,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
             self.failures += 1
             self.distrust("an update was not understood")
         refused, error = self._session.refused
+        self._session.refused = None, ""
         if refused is not None and refused == self._monitor_request_id:
             # The library would wait for an answer for ever.
             self._session.drop(f"the database refuses to be copied: {error}")
@@ -142,8 +139,8 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
 
     @property
     def reason(self) -> str:
-        """Why the copy is not kept up to date."""
-        return self._session.reason if not self._session.is_connected() else "the copy is not complete yet"
+        """Why there is no connection; empty where there is one."""
+        return self._session.reason if not self._session.is_connected() else ""
 
     @property
     def _copying(self) -> bool:
@@ -185,6 +182,7 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
                     self._session.reset_backoff()
                 self._quick_return_due = time.monotonic() + QUICK_RETURN_SECONDS
             else:
+                self._session.unheeded.clear()
                 LOG.warning("connection lost", extra={**where, "reason": self._session.reason})
 
     def _Idl__clear(self) -> None:  # noqa: N802 - the IDL's own name: it throws rows away without a notification
@@ -193,6 +191,28 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self._conditions_due = 0.0
         self.cleared()
         super()._Idl__clear()
+
+    def steal_lock(self, name: str) -> None:
+        """Take the lock from whoever holds it (RFC 7047, 4.1.9). In the connection's thread."""
+        if self.has_lock:
+            return
+        if self.lock_name:
+            self._Idl__send_unlock_request()  # the request of before, which waits: the server takes no second one
+        self.lock_name: str | None = name
+        self._lock_request_id = self._Idl__do_send_lock_request("steal")
+
+    def _Idl__do_send_lock_request(self, method: str) -> Any:  # noqa: N802
+        request = super()._Idl__do_send_lock_request(method)
+        if method == "unlock" and request is not None:
+            # The IDL would take the answer for one to a change of conditions: rows for granted that are still to come.
+            self._session.unheeded.add(request)
+        return request
+
+    def _Idl__parse_lock_notify(self, params: Any, new_has_lock: bool) -> None:  # noqa: N802
+        had = self.has_lock
+        super()._Idl__parse_lock_notify(params, new_has_lock)
+        if had and not self.has_lock:
+            self.robbed = time.monotonic()
 
     def _Idl__check_server_db(self) -> bool:  # noqa: N802
         fine = bool(super()._Idl__check_server_db())
@@ -209,5 +229,12 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
             raise
 
 
-for _hook in ("_Idl__check_server_db", "_Idl__clear", "_Idl__do_parse_update"):
+for _hook in (
+    "_Idl__check_server_db",
+    "_Idl__clear",
+    "_Idl__do_parse_update",
+    "_Idl__do_send_lock_request",
+    "_Idl__parse_lock_notify",
+    "_Idl__send_unlock_request",
+):
     assert hasattr(ovs_idl.Idl, _hook), f"ovs' IDL has changed: {_hook} is gone"

@@ -37,7 +37,7 @@ class Pace(ovs.reconnect.Reconnect):  # type: ignore[misc]
 
     def __init__(self, endpoints: int) -> None:
         super().__init__(ovs.timeval.msec())
-        self.set_backoff(*BACKOFF_MILLISECONDS)
+        self.min_backoff, self.max_backoff = BACKOFF_MILLISECONDS
         self.set_probe_interval(PROBE_MILLISECONDS)
         self.set_backoff_free_tries(endpoints)
         self._endpoints = endpoints
@@ -88,6 +88,8 @@ class Session(ovs.jsonrpc.Session):  # type: ignore[misc]
         self.pace.enable(ovs.timeval.msec())
         self.refused: tuple[Any, str] = (None, "")
         """(id, error) of the last request that was answered with an error."""
+        self.unheeded: set[Any] = set()
+        """Ids of requests whose answers matter to nobody."""
 
     @property
     def reason(self) -> str:
@@ -96,6 +98,9 @@ class Session(ovs.jsonrpc.Session):  # type: ignore[misc]
 
     def recv(self) -> Any:
         message = super().recv()
+        while message is not None and message.id in self.unheeded and message.type == ovs.jsonrpc.Message.T_REPLY:
+            self.unheeded.discard(message.id)
+            message = super().recv()
         if message is not None and message.type == ovs.jsonrpc.Message.T_ERROR:
             self.refused = message.id, str(message.error)
         return message

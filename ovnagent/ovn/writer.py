@@ -2,7 +2,7 @@
 
 A group is refused where a value in it must not be written, where the database refuses it, and where the database hangs up on
 it. The last looks like an outage. So when an answer has been lost, what is to be written next is first shown to the server
-on a connection of its own (hangup.py), which costs neither the copy nor the lock.
+on a connection of its own (aside.py), which costs neither the copy nor the lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ovnagent.core.vm import VmKey
-from ovnagent.ovn import hangup
+from ovnagent.ovn import aside
 from ovnagent.ovn.changes import Change, CreateSwitch, Known, Operation, operations
 from ovnagent.ovn.connection import Connection
 from ovnagent.ovn.transaction import AnswerLostError, NotCommittedError, RefusedError, transact
@@ -65,7 +65,7 @@ class Writer:
         Raises NotCommittedError, with the groups that are known to be written, where that is not known of all."""
         batch = _Batch(groups)
         try:
-            left = self._without_unwritable(batch)
+            left = [(index, group) for index, group in enumerate(groups) if group.changes]
             left = self._without_hangups(batch, left)
             left.sort(key=lambda each: (each[1].label == self._alone[0], each[0]))  # who is suspected comes last
             while left:
@@ -80,23 +80,31 @@ class Writer:
 
     # -- whom to leave out beforehand
 
-    def _without_unwritable(self, batch: _Batch) -> Numbered:
-        left = [(index, group) for index, group in enumerate(batch.groups) if group.changes]
-        try:
-            self._operations(left, self._known())
-        except Exception:
-            known = batch.with_created(self._known())
-            for each in left:
-                try:
-                    self._operations([each], known)
-                except KeyError as error:
-                    batch.errors[each[0]] = f"logical switch {error} does not exist"
-                except ValueError as error:
-                    batch.errors[each[0]] = str(error)
-                except Exception as error:
-                    LOG.exception("left out", extra={"group": str(each[1].label), "reason": "its operations cannot be made"})
-                    batch.errors[each[0]] = f"{type(error).__name__}: {error}"
-        return [each for each in left if batch.errors[each[0]] is None]
+    def _compose(self, batch: _Batch, groups: Numbered) -> tuple[Numbered, list[Operation]]:
+        """The operations of those of which they can be made."""
+        known = self._known()
+        while True:
+            try:
+                return groups, self._operations(groups, known)
+            except Exception:
+                writable = self._writable(batch, groups, _with_created(known, groups))
+                if len(writable) == len(groups):  # only together do they fail, which none of them can help
+                    raise
+                groups = writable
+
+    def _writable(self, batch: _Batch, groups: Numbered, known: Known) -> Numbered:
+        """Those whose operations can be made, each by itself."""
+        for each in groups:
+            try:
+                self._operations([each], known)
+            except KeyError as error:
+                batch.errors[each[0]] = f"logical switch {error} does not exist"
+            except ValueError as error:
+                batch.errors[each[0]] = str(error)
+            except Exception as error:
+                LOG.exception("left out", extra={"group": str(each[1].label), "reason": "its operations cannot be made"})
+                batch.errors[each[0]] = f"{type(error).__name__}: {error}"
+        return [each for each in groups if batch.errors[each[0]] is None]
 
     def _without_hangups(self, batch: _Batch, groups: Numbered) -> Numbered:
         now = time.monotonic()
@@ -110,9 +118,11 @@ class Writer:
                 doubtful.append((index, group))
             else:
                 left.append((index, group))
+        known = _with_created(self._known(), groups)
+        doubtful = self._writable(batch, doubtful, known)
         try:
-            bad = self._hung_up_on(doubtful, batch.with_created(self._known())) if doubtful else set()
-        except hangup.UnknownError as error:
+            bad = self._hung_up_on(doubtful, known) if doubtful else set()
+        except aside.NoAnswerError as error:
             raise NotCommittedError(str(error)) from error
         for index, group in doubtful:
             self._set_aside.pop(group.label, None)
@@ -127,7 +137,7 @@ class Writer:
         idl = self._connection.idl
         if idl is None or not idl.monitoring:
             raise NotCommittedError("not connected to the database")
-        if not hangup.hangs_up(idl.session_name(), self._connection.database, self._operations(groups, known)):
+        if not aside.hangs_up(idl.session_name(), self._connection.database, self._operations(groups, known)):
             return set()
         if len(groups) == 1:
             return {groups[0][0]}
@@ -145,10 +155,11 @@ class Writer:
 
     def _write(self, batch: _Batch, groups: Numbered) -> None:
         """One transaction; where it is refused, its halves, until the group that is to blame is alone."""
+        groups, asked = self._compose(batch, groups)
+        if not groups:
+            return
         try:
-            self.transact(self._operations(groups, self._known()))
-        except KeyError as error:  # it went meanwhile, or whoever was to create it was refused
-            refusal = f"logical switch {error} does not exist"
+            self.transact(asked)
         except RefusedError as error:
             refusal = str(error)
         except AnswerLostError:
@@ -190,11 +201,11 @@ class _Batch:
     """What becomes of the groups of one call."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
-        self.groups = groups
         self.errors: list[str | None] = [None] * len(groups)
         self.committed: set[int] = set()
 
-    def with_created(self, known: Known) -> Known:
-        """As if the switches were there that the groups create: to look at each group by itself."""
-        created = {change.name: "" for group in self.groups for change in group.changes if isinstance(change, CreateSwitch)}
-        return replace(known, switches={**created, **known.switches})
+
+def _with_created(known: Known, groups: Numbered) -> Known:
+    """As if the switches were there that the groups create: to look at each of them by itself."""
+    created = {change.name: "" for _, group in groups for change in group.changes if isinstance(change, CreateSwitch)}
+    return replace(known, switches={**created, **known.switches})

@@ -20,10 +20,10 @@ from enum import IntEnum
 from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
+from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ovnagent.serve.metrics import Metrics
 from ovnagent.supervision import Loop, Supervisor
 
 LOG = logging.getLogger(__name__)
@@ -55,6 +55,12 @@ class _Stage(IntEnum):
     WAITING = 2
 
 
+class Scraped(Protocol):
+    """Metrics, as text for Prometheus."""
+
+    def scrape(self) -> bytes: ...
+
+
 class Server:
     """Serves until `stop`. `reasons`: why the agent is not ready; `troubles`: which of its threads are dead or stuck; both
     are empty if all is well; `documents`: path -> what makes its JSON. Listens from the start, so an address that is in use
@@ -64,7 +70,7 @@ class Server:
         self,
         address: str,
         port: int,
-        metrics: Metrics,
+        metrics: Scraped,
         reasons: Callable[[], list[str]],
         troubles: Callable[[], list[str]],
         supervisor: Supervisor,

@@ -31,8 +31,8 @@ def dry_run(kube: ControlPlane, *objects: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_accepted(kube: ControlPlane, overlay: str) -> None:
-    namespace = of_kind(overlay, "Namespace")
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(namespace))
+    namespaces = yaml.safe_dump_all(each for each in manifests(overlay) if each["kind"] == "Namespace")
+    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=namespaces)
     answer = dry_run(kube, *manifests(overlay))
     assert answer.count("serverside-applied") == len(manifests(overlay)) >= 8
     assert "Warning" not in answer

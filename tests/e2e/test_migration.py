@@ -196,6 +196,34 @@ def test_the_agent_is_frozen_over_the_switch(lab: Lab) -> None:
     lab.placed(port, target, TABLE_SECONDS + 2)
 
 
+@pytest.mark.parametrize("end", ["held", "killed"])
+def test_virt_controller_is_away_over_the_switch(lab: Lab, end: str) -> None:
+    """virt-handlers bring the guest over. Nobody says that the migration is over: the list stays, and costs nothing."""
+    port, chassis = start(lab)
+    control_plane = lab.kubevirt.control_plane
+    lab.kubevirt.faults.delays.migration_step = 0.3
+    name = lab.kubevirt.migrate("default", "web")
+    target = prepared(lab, port, chassis)
+    lab.kubevirt.wait_migration("default", name, "Running")
+    if end == "held":
+        control_plane.hold("virt-controller")
+    else:
+        control_plane.kill("virt-controller")
+    try:
+        wait_for(lambda: lab.chassis("web") == target, 20, "the guest is on the target")
+        bound = ("--bare", "--columns=options", "find", "Port_Binding", f'logical_port="{port}"')
+        wait_for(lambda: f"additional-chassis-activated={target}" in lab.ovn.sbctl(*bound), 10, "the target is open")
+        assert lab.ovn.placed(port) == f"{chassis},{target} rarp"
+    finally:
+        if end == "held":
+            control_plane.resume("virt-controller")
+        else:
+            control_plane.start("virt-controller")
+            control_plane.wait_ready()
+    assert lab.kubevirt.wait_migration("default", name, seconds=60) == "Succeeded"
+    lab.placed(port, target, TABLE_SECONDS)
+
+
 def test_the_agent_is_killed_at_any_moment(lab: Lab) -> None:
     port, _ = start(lab)
     moments = random.Random(7)

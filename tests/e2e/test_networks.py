@@ -144,15 +144,17 @@ def test_a_live_migration_takes_all_interfaces_along(page: Lab) -> None:
 
 
 def test_a_hot_plugged_interface_has_its_port_before_the_target_plugs(page: Lab) -> None:
-    """As virt-controller does it: the interface appears in the VMI, and the VM is migrated to get it in."""
+    """virt-controller copies it into the VMI, and 15 s later migrates the VM to get it in."""
+    path = "/spec/template/spec"
     plug = [
-        {"op": "add", "path": "/spec/domain/devices/interfaces/-", "value": {"name": "extra", "bridge": {}}},
-        {"op": "add", "path": "/spec/networks/-", "value": {"name": "extra", "multus": {"networkName": "tenant-net"}}},
+        {"op": "add", "path": f"{path}/domain/devices/interfaces/-", "value": {"name": "extra", "bridge": {}}},
+        {"op": "add", "path": f"{path}/networks/-", "value": {"name": "extra", "multus": {"networkName": "tenant-net"}}},
     ]
-    page.kube.kubectl("patch", "vmi", "primary", "-n", "demo", "--type=json", "-p", json.dumps(plug))
+    page.kube.kubectl("patch", "vm", "primary", "-n", "demo", "--type=json", "-p", json.dumps(plug))
     port = "primary.demo.tenant-net.demo"
     wait_for(lambda: page.ovn.port(port), 5, "the port of the new interface")
-    assert page.kubevirt.wait_migration("demo", page.kubevirt.migrate("demo", "primary")) == "Succeeded"
+    migration = page.kubevirt.newest_migration("demo", "primary")
+    assert page.kubevirt.wait_migration("demo", migration) == "Succeeded"
     vmi = page.kubevirt.vmi("demo", "primary")
     assert vmi is not None
     target = page.ovn.on(vmi["status"]["nodeName"])

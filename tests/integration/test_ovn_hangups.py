@@ -147,6 +147,15 @@ def test_what_must_not_be_written_is_left_out_of_the_one_transaction(nb: Server,
     assert len(names(nb)) == 98
 
 
+def test_who_cannot_create_the_switch_takes_its_ports_along_and_nobody_else(nb: Server, start: Start) -> None:
+    agent = start(nb.remote)
+    vlan7 = Group("vlan7", (CreatePort(port("vm9", switch="vlan7")), CreateSwitch("vlan7")))
+    creator = Group("pods", (CreatePort(port(f"{UNWRITABLE}-x", switch="vlan7")), CreateSwitch("pods")))
+    errors = agent.northbound.commit([creator, *groups(2)[1:], vlan7])
+    assert errors == ["a value that must not be written", *["logical switch 'pods' does not exist"] * 2, None]
+    assert names(nb) == {"vm9"}
+
+
 def test_what_was_written_before_the_connection_ended_is_known(
     nb: Server, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,74 @@ def test_keys_and_columns_of_others_wake_nobody(nb: Server, agent: Agent) -> Non
     assert agent.heard.rows == {VmKey("default", "vm2")}
 
 
+NONSENSE = [
+    "",
+    " ",
+    "/",
+    "a/b/c",
+    "\x01\x1f",
+    "x" * 5000,
+    "[" * 2000,
+    "\u202e\U0001f4a5",
+    "0a:.. 10.16.0.1",
+    "%s{}$(x)",
+    "-1",
+    "unknown",
+]
+
+
+def test_nonsense_in_rows_harms_nobody(nb: Server, agent: Agent) -> None:
+    """Whoever may write to NB writes it into every column that the agent reads, of its own rows and of others."""
+    assert agent.commit(CreatePort(port("innocent", ip="10.16.0.77"))) is None
+    innocent, generation = agent.row("innocent"), agent.now.generation
+    for number, text in enumerate(NONSENSE):
+        for owner in ("c1", "c2"):
+            keys = [
+                ["ovnagent-cluster", owner],
+                *([f"ovnagent-{key}", text] for key in ("vm", "vm-uid", "options", "interface")),
+            ]
+            name = f"{text[:200]}-{owner}-{number}"
+            row = {
+                "name": name,
+                "addresses": ["set", [text, f"{text} {text}"]] if text.strip() else "",
+                "port_security": text,
+                "type": text if number % 2 else "virtual",
+                "options": ["map", [["virtual-ip", text], ["router-port", text], ["requested-chassis", text]]],
+                "external_ids": ["map", keys],
+            }
+            own = ["map", [["ovnagent-cluster", owner], ["ovnagent-port", text]]]
+            nb.transact(
+                {"op": "insert", "table": "Logical_Switch_Port", "uuid-name": "p", "row": row},
+                {
+                    "op": "mutate",
+                    "table": "Logical_Switch",
+                    "where": [["name", "==", "pods"]],
+                    "mutations": [["ports", "insert", ["set", [["named-uuid", "p"]]]]],
+                },
+                {"op": "insert", "table": "DNS", "row": {"records": ["map", [[text, text]]], "external_ids": own}},
+                {"op": "insert", "table": "DHCP_Options", "row": {"cidr": text, "options": own, "external_ids": own}},
+                {
+                    "op": "insert",
+                    "table": "Logical_Router",
+                    "row": {"name": text, "ports": ["named-uuid", "r"]},
+                },
+                {
+                    "op": "insert",
+                    "table": "Logical_Router_Port",
+                    "uuid-name": "r",
+                    "row": {"name": name, "mac": text, "networks": text, "external_ids": own},
+                },
+            )
+            where = "virtual" if owner == "c1" else "names"
+            wait_for(lambda name=name, where=where: name in getattr(agent.now, where), SECONDS, f"{name[:50]!r} in the copy")
+    assert agent.now.ports["innocent"] == innocent
+    assert set(agent.now.ports) == {"innocent"}, "no VM can be called so"
+    assert len(agent.now.virtual) == len(NONSENSE)
+    assert agent.commit(UpdatePort(innocent, replace(innocent.port, enabled=False))) is None
+    wait_for(lambda: not agent.now.ports["innocent"].port.enabled, SECONDS, "the change in the copy")
+    assert (agent.now.generation, agent.northbound.connection.failures) == (generation, 0)
+
+
 def test_a_port_that_others_move_elsewhere_is_seen_there(nb: Server, agent: Agent) -> None:
     agent.commit(CreatePort(port("vm1")))
     row = agent.row("vm1").uuid
@@ -296,6 +364,20 @@ def test_a_name_used_on_another_switch_is_watched_and_its_going_wakes(nb: Server
     assert not agent.now.names
     agent.northbound.watch_names(set())
     assert agent.commit(CreatePort(port("vm1"))) is None
+
+
+def test_what_has_not_changed_is_the_same_object(nb: Server, agent: Agent) -> None:
+    nb.nbctl("lsp-add", "pods", "pod1", "--", "lsp-set-addresses", "pod1", "0a:00:00:00:00:07 10.16.0.7")
+    nb.nbctl("lsp-add", "vlan7", "pod2", "--", "lsp-set-addresses", "pod2", "0a:00:00:00:00:08 10.16.0.8")
+    wait_for(lambda: agent.taken("vlan7"), SECONDS, "the foreign ports")
+    before = agent.now
+    assert agent.commit(CreatePort(port("vm1"))) is None
+    agent.row("vm1")
+    for name in ("foreign", "names", "virtual", "switches", "router_ports", "dhcp", "routers", "global_ids"):
+        assert getattr(agent.now, name) is getattr(before, name), name
+    nb.nbctl("lsp-del", "pod2")
+    wait_for(lambda: not agent.taken("vlan7"), SECONDS, "the foreign port gone")
+    assert agent.now.foreign["pods"] is before.foreign["pods"]
 
 
 def test_the_go_ahead_in_nb_global_is_seen_and_removed(nb: Server, agent: Agent) -> None:

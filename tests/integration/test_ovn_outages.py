@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from hack.lab.databases import Server, cluster, leads, server
-from hack.lab.process import run, wait_for
+from hack.lab.process import wait_for
 from ovnagent.ovn import session
 from ovnagent.ovn.changes import CreatePort, CreateSwitch
-from ovnagent.ovn.connection import Tls
 from ovnagent.ovn.nb_replica import NorthboundReplica
 from ovnagent.ovn.northbound import NotCommittedError
 from tests.integration.nb_agent import SECONDS, Agent, Start, agents, port
@@ -276,26 +274,3 @@ def test_a_member_that_ceases_to_lead_is_left(tmp_path: Path, start: Start) -> N
         if "vm2" not in agent.now.ports:
             assert agent.commit(CreatePort(port("vm2"))) is None
         agent.row("vm2")
-
-
-# -- TLS
-
-
-def certificates(directory: Path) -> Tls:
-    """A self-signed certificate that both sides use and trust."""
-    tls = Tls(directory / "key.pem", directory / "cert.pem", directory / "cert.pem")
-    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes")
-    run("openssl", "req", "-x509", "-newkey", "rsa:2048", *subject, "-keyout", tls.private_key, "-out", tls.certificate)
-    return tls
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-def test_tls(tmp_path: Path, start: Start) -> None:
-    tls = certificates(tmp_path)
-    files = (f"--private-key={tls.private_key}", f"--certificate={tls.certificate}", f"--ca-cert={tls.ca}")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number = free.getsockname()[1]
-    with server(tmp_path / "nb", remotes=(f"--remote=pssl:{number}:127.0.0.1", *files)) as nb:
-        agent = start(f"ssl:127.0.0.1:{number}", tls=tls)
-        fill(agent)
-        assert "vm1" in nb.nbctl("lsp-list", "pods")

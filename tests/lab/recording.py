@@ -1,5 +1,5 @@
-"""Object streams reduced to what happens in them, so that a recording of the real KubeVirt and one of the stand-in
-compare: for each object the list of its marks, without names, UIDs and times."""
+"""Object streams reduced to what kubelet, CNI and virt-handler make happen in them, so that a recording and the lab's
+imitation compare: for each launcher and VMI the list of its marks, without names, UIDs and times."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from hack.lab.kubevirt.api import Api, Resource
 
 Obj = Mapping[str, Any]
 
-RACING = (
-    "kubevirt.io/virtual-machine-unpaused is True",
-    "bound",
-    "label topology.kubernetes.io/zone",
-    "ready",
-    "created",
-    "finalizer foregroundDeletion",
-    "is Terminating",
+STATE = (
+    "targetNodeAddress",
+    "targetDirectMigrationNodePorts",
+    "startTimestamp",
+    "mode",
+    "targetNodeDomainDetected",
+    "targetNodeDomainReadyTimestamp",
+    "endTimestamp",
+    "completed",
+    "failed",
+    "failureReason",
+    "abortRequested",
+    "abortStatus",
 )
-"""Marks of writers that race with others in a real cluster too: their place among an object's marks means nothing."""
-
-LAST = {
-    "virtualmachines": ("foregroundDeletion", "orphan", "kubevirt.io/virtualMachineControllerFinalize"),
-    "virtualmachineinstances": ("foregroundDeletion", "kubevirt.io/foregroundDeleteVirtualMachine"),
-}
-"""Finalizers of which one goes last, and with it the object: which one, and so whose removal is seen, is a race."""
+"""Fields of a VMI's migration state: those of virt-handlers, and virt-controller's wish for an end, to which they answer."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,10 @@ class Event:
 
 @dataclass(frozen=True, order=True)
 class Story:
-    """What happened to one object: marks in order, and those of which only the presence counts."""
+    """What happened to one object: marks in order."""
 
     resource: str
     marks: tuple[str, ...]
-    racing: tuple[str, ...]
 
 
 class Recorder:
@@ -96,53 +94,25 @@ def stories(events: Iterable[Event], before: Iterable[Event] = ()) -> list[Story
         uid = event.object["metadata"]["uid"]
         present, known = _facts(event), states.get(uid, set())
         states[uid] = present
-        if event.type == "LISTED":
+        if event.type == "LISTED" or event.resource not in ("pods", "virtualmachineinstances"):
             continue
         marks = told.setdefault((event.resource, uid), [])
-        marks += ["added"] if event.type == "ADDED" else []
         marks += sorted(present - known)
-        gone = {fact for fact in known - present if fact.startswith(("finalizer", "label", "owner"))}
-        marks += sorted(f"no {fact}" for fact in gone if not _is_last(event.resource, fact))
+        marks += [f"no {fact}" for fact in sorted(known - present) if fact.startswith("label")]
         marks += ["deleted"] if event.type == "DELETED" else []
-    return sorted(
-        Story(
-            resource,
-            tuple(mark for mark in marks if mark not in RACING),
-            tuple(sorted({mark for mark in marks if mark in RACING})),
-        )
-        for (resource, _), marks in told.items()
-        if marks
-    )
-
-
-def _is_last(resource: str, fact: str) -> bool:
-    return fact.removeprefix("finalizer ") in LAST.get(resource, ())
+    return sorted(Story(resource, tuple(marks)) for (resource, _), marks in told.items() if marks)
 
 
 def _facts(event: Event) -> set[str]:
     """What is true of an object, as short sentences."""
     metadata, status = event.object["metadata"], event.object.get("status") or {}
-    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    facts = {f"finalizer {each}" for each in metadata.get("finalizers") or ()}
-    facts |= {f"owner {each['kind']}" for each in metadata.get("ownerReferences") or ()}
-    facts |= {f"annotation {key}" for key in annotations if not key.startswith("fake.")}
-    if "deletionTimestamp" in metadata:
-        facts.add(f"deleting, grace {metadata['deletionGracePeriodSeconds']}")
-    if event.resource != "virtualmachines":
-        facts |= {f"label {key}" for key in labels}
-        facts.add(f"phase {status.get('phase')}")
-    match event.resource:
-        case "virtualmachines":
-            facts.add(f"is {status.get('printableStatus')}")
-            facts |= {key for key in ("created", "ready") if status.get(key)}
-            facts |= {f"asked to {each['action']}" for each in status.get("stateChangeRequests") or ()}
-        case "pods":
-            facts |= {"bound"} if event.object["spec"].get("nodeName") else set()
-            facts |= {"has an address"} if status.get("podIP") else set()
-            for each in status.get("conditions") or ():
-                if each["type"] in ("Ready", "kubevirt.io/virtual-machine-unpaused"):
-                    facts.add(f"{each['type']} is {each['status']}")
-        case _:
-            facts |= {"has a node"} if status.get("nodeName") else set()
-            facts |= {f"migration {key}" for key in status.get("migrationState") or {}}
+    facts = {f"phase {status.get('phase')}"}
+    if event.resource == "pods":
+        facts |= {"has an address"} if status.get("podIP") else set()
+        facts |= {f"annotation {key}" for key in metadata.get("annotations") or {} if key.endswith("/network-status")}
+        facts |= {f"Ready is {each['status']}" for each in status.get("conditions") or () if each["type"] == "Ready"}
+    else:
+        facts |= {f"label {key}" for key in metadata.get("labels") or {} if key == "kubevirt.io/migrationTargetNodeName"}
+        facts |= {"has a node"} if status.get("nodeName") else set()
+        facts |= {f"migration {key}" for key in status.get("migrationState") or {} if key in STATE}
     return facts

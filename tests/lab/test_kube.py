@@ -43,7 +43,7 @@ def test_the_scheduler_places_pods_on_ready_nodes(plane: ControlPlane) -> None:
 
 def test_the_garbage_collector_takes_with_an_owner_what_it_owns(plane: ControlPlane) -> None:
     instance = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance"}
-    plane.apply(yaml.safe_dump({**instance, "metadata": {"name": "owner"}, "spec": {}}))
+    plane.apply(yaml.safe_dump({**instance, "metadata": {"name": "owner"}, "spec": {"domain": {"devices": {}}}}))
     owner = {**instance, "name": "owner", "uid": plane.kubectl("get", "vmi", "owner", "-o", "jsonpath={.metadata.uid}")}
     # No pod: without a kubelet nobody confirms its end.
     owned = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owned", "ownerReferences": [owner]}}

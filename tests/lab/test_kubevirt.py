@@ -1,4 +1,5 @@
-"""The stand-in's own ways: run strategies, what is plugged where, migrations that go wrong, nodes that die."""
+"""The imitated half of KubeVirt with the real other half: what is plugged where, guests that end, migrations that go wrong,
+nodes that die."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ import pytest
 
 from hack.lab.kube import ControlPlane
 from hack.lab.kubevirt import KubeVirt, objects
-from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, VMS, Key, key_of
+from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, VMS, Key
 from hack.lab.ovn import OvnLab
 from hack.lab.process import wait_for
 
 NAMESPACE = "default"
+NAD = {"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "spec": {"config": "{}"}}
 POD_NETWORK = {"default": {"pod": {}}}
 Machine = Callable[..., str]
 
@@ -30,6 +32,9 @@ def ovn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvnLab]:
 @pytest.fixture(scope="module")
 def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("k") / "kube") as kube:
+        kube.kubectl("create", "namespace", "red")
+        for namespace, name in ((NAMESPACE, "blue-net"), ("red", "net")):
+            kube.apply(json.dumps(NAD | {"metadata": {"name": name, "namespace": namespace}}))
         yield kube
 
 
@@ -63,7 +68,10 @@ def machine(kubevirt: KubeVirt) -> Machine:
     ) -> str:
         name = f"vm{next(numbers)}"
         spec = {
-            "domain": {"devices": {"interfaces": [{"name": each, binding: {}} for each in networks]}},
+            "domain": {
+                "devices": {"interfaces": [{"name": each, binding: {}} for each in networks]},
+                "memory": {"guest": "64Mi"},
+            },
             "networks": [{"name": each, **network} for each, network in networks.items()],
         }
         vm = {
@@ -141,17 +149,6 @@ def any_running(kubevirt: KubeVirt, vm: str) -> bool:
     return vmi is not None and objects.phase_of(vmi) == "Running"
 
 
-def test_a_manual_vm_starts_only_when_asked(kubevirt: KubeVirt, machine: Machine) -> None:
-    vm = machine(strategy="Manual")
-    kubevirt.wait_for(lambda: printable(kubevirt, vm) == "Stopped", "status written")
-    assert kubevirt.vmi(NAMESPACE, vm) is None
-    request = {"stateChangeRequests": [{"action": "Start"}]}
-    found = kubevirt.api.get(VMS, Key(NAMESPACE, vm))
-    assert found is not None
-    kubevirt.api.update(VMS, found, lambda new: new["status"].update(request), status=True)
-    kubevirt.wait_running(NAMESPACE, vm)
-
-
 # ---- interfaces -----------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +180,7 @@ def test_interfaces_are_plugged_under_the_names_of_their_ports(kubevirt: KubeVir
 
 
 def test_sriov_is_not_plugged(machine: Machine, ovn: OvnLab) -> None:
-    machine(binding="sriov")
+    machine({"blue": {"multus": {"networkName": "blue-net"}}}, binding="sriov")
     assert not plugged(ovn)
 
 
@@ -223,7 +220,8 @@ def test_pods_that_only_look_like_launchers_plug_nothing(
     names = [kubevirt.attachment_pod(NAMESPACE, vm, migration), kubevirt.ephemeral_launcher(NAMESPACE, vm)]
     pods = [Key(NAMESPACE, name) for name in names]
     kubevirt.wait_for(
-        lambda: all(objects.phase_of(kubevirt.api.get(PODS, pod) or {}) == "Running" for pod in pods), "both run"
+        lambda: all(objects.phase_of(kubevirt.api.get(PODS, pod) or {}) in ("Running", "") for pod in pods),
+        "both run, or KubeVirt has taken them away",
     )
     assert plugged(ovn) == before
 
@@ -255,8 +253,13 @@ def test_the_end_of_a_migration_may_be_written_in_any_order(
     assert kubevirt.guest(NAMESPACE, vm).node == node_of(kubevirt, vm)
 
 
-@pytest.mark.parametrize("phase", ["Scheduling", "Scheduled", "PreparingTarget", "TargetReady", "Running"])
-@pytest.mark.parametrize("fault", ["target_dies", "fails"])
+@pytest.mark.parametrize(
+    ("fault", "phase"),
+    [
+        *(("target_dies", phase) for phase in ("Scheduling", "Scheduled", "PreparingTarget", "TargetReady", "Running")),
+        *(("fails", phase) for phase in ("PreparingTarget", "TargetReady", "Running")),
+    ],
+)
 def test_a_migration_that_fails_leaves_the_guest_where_it_is(
     kubevirt: KubeVirt, machine: Machine, ovn: OvnLab, fault: str, phase: str
 ) -> None:
@@ -265,29 +268,12 @@ def test_a_migration_that_fails_leaves_the_guest_where_it_is(
     source = node_of(kubevirt, vm)
     migration = kubevirt.migrate(NAMESPACE, vm)
     assert kubevirt.wait_migration(NAMESPACE, migration) == "Failed"
-    if phase in ("Scheduling", "Scheduled"):  # before the hand-off the VMI never mentions it
+    if phase == "Scheduling":  # before the hand-off the VMI never mentions it
         assert "failed" not in state_of(kubevirt, vm)
-    else:
+    elif phase != "Scheduled":  # in which the hand-off comes
         kubevirt.wait_for(lambda: state_of(kubevirt, vm).get("failed") is True, "failure written")
     wait_for(lambda: plugged(ovn) == {(source, f"{vm}.default")}, 5, "target unplugged")
     assert kubevirt.guest(NAMESPACE, vm).node == source == node_of(kubevirt, vm)
-
-
-def test_a_migration_waits_for_a_node(kubevirt: KubeVirt, machine: Machine) -> None:
-    vm = machine()
-    others = [node for node in kubevirt.nodes if node != node_of(kubevirt, vm)]
-    kubevirt.cordon(*others)
-    migration = kubevirt.migrate(NAMESPACE, vm)
-    kubevirt.wait_for(
-        lambda: any(
-            (found := objects.condition(pod, "PodScheduled")) is not None and found["status"] == "False"
-            for pod in kubevirt.launchers(NAMESPACE, vm)
-        ),
-        "target unschedulable",
-    )
-    kubevirt.uncordon(others[0])
-    assert kubevirt.wait_migration(NAMESPACE, migration) == "Succeeded"
-    assert node_of(kubevirt, vm) == others[0]
 
 
 def test_a_vm_deleted_in_the_middle_of_its_migration_is_gone_altogether(
@@ -338,15 +324,6 @@ def test_ovn_hears_the_target(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab,
             wait_for(lambda: mark in activated(), 2, "target activated")
     finally:
         ovn.nbctl("lsp-del", port)
-
-
-def test_five_finished_migrations_are_kept(kubevirt: KubeVirt, machine: Machine) -> None:
-    vm = machine()
-    names = []
-    for _ in range(7):
-        names.append(kubevirt.migrate(NAMESPACE, vm))
-        assert kubevirt.wait_migration(NAMESPACE, names[-1]) == "Succeeded"
-    kubevirt.wait_for(lambda: {key_of(each).name for each in kubevirt.api.all(MIGRATIONS)} == set(names[2:]), "five left")
 
 
 # ---- nodes ----------------------------------------------------------------------------------------------------------

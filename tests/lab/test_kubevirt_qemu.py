@@ -1,4 +1,4 @@
-"""VMs of the stand-in whose guests are real QEMU: they come up with the address of their port's row, by either way."""
+"""VMs whose guests are real QEMU: they come up with the address of their port's row, by either way."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def kubevirt(ovn: OvnLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def boot(kubevirt: KubeVirt, vm: str) -> Guest:
     spec = {
-        "domain": {"devices": {"interfaces": [{"name": "default", "bridge": {}}]}},
+        "domain": {"devices": {"interfaces": [{"name": "default", "bridge": {}}]}, "memory": {"guest": "64Mi"}},
         "networks": [{"name": "default", "pod": {}}],
     }
     kubevirt.api.create(

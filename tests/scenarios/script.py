@@ -1,7 +1,8 @@
 """Scenarios as text: facts and rows, step by step.
 
 vm web ip_address=10.16.0.15        a VirtualMachine, created or changed; keys are ovn.kubernetes.io annotations,
-                                    uid=, record-of=<vm> (a copied record), mac= (interfaces[].macAddress), binding=
+                                    uid=, created=, record-of=<vm> (a copied record), mac= (interfaces[].macAddress),
+                                    binding=, record=<ip>[,<ip>][/<mac>] (one that somebody forged, with the VM's own UID)
 vmi web node=node1                  its VMI; phase=, uid=, owner= (empty: standalone), and of migrationState:
                                     state=<migration> [source=node1] [target=node2] [ready] [failed] [completed]
 pod p1 web node=node1               a launcher; phase=, migration=, vmi=<uid of the VMI>
@@ -12,8 +13,14 @@ sb web.default chassis1 also chassis2 open chassis2
 chassis node4 none                  SB knows no chassis (or these) for a node
 after 30 s                          time passes
 restart                             the agent forgets everything but the objects and rows
+recorded                            the agent's records stand on the VMs
+nb lost | nb backup | nb restored   the Northbound database is lost (with a restart), saved, brought back (with one)
+reserved 10.16.0.5 10.16.0.9        the network's reserved range (nothing: none)
+foreign 10.16.0.7 0a:00:00:00:00:07 others use these on the switch (nothing: nobody uses anything)
 => web.default chassis1,chassis2 rarp    this port asks for these chassis (`-`: none)
-=> web.default has 10.16.0.15            and has this address
+=> web.default has 10.16.0.15            and has this address, or MAC
+=> web.default has not 10.16.0.15
+=> 10.16.0.50 is shared by a.default,b.default
 => no web.default                        this port is not there
 => web says AddressConflict ...holds     the VM has this problem, whose sentence holds these words
 => web says nothing
@@ -22,11 +29,17 @@ restart                             the agent forgets everything but the objects
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from ovnagent.core.networks import AddressRange, Networks
 from ovnagent.core.placement import Binding
-from tests.desk import Desk, migration_object, pod_object, vm_object, vmi_object
+from ovnagent.core.ports import PresentPort
+from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
+from tests.desk import Desk, foreign, migration_object, pod_object, record_text, uid_of, vm_object, vmi_object
 
 
 def run(path: Path) -> int:
@@ -52,6 +65,8 @@ class _Player:
     def __init__(self) -> None:
         self.desk = Desk()
         self.clock = 0
+        self.vms: dict[str, dict[str, Any]] = {}
+        self.backup: dict[str, PresentPort] = {}
 
     def step(self, text: str) -> None:
         desk = self.desk
@@ -68,32 +83,24 @@ class _Player:
         stamp = f"2026-01-01T01:{self.clock // 60:02d}:{self.clock % 60:02d}Z"
         match kind:
             case "vm":
-                record = (
-                    desk.records[next(key for key in desk.records if key.name == values["record-of"])]
-                    if "record-of" in values
-                    else ""
-                )
+                uid = values.get("uid", "") or uid_of("uid", names[0])
+                record = ""
+                if "record-of" in values:
+                    record = desk.records[next(key for key in desk.records if key.name == values["record-of"])]
+                elif "record" in values:
+                    record = record_text(names[0], uid, *values["record"].split("/"))
                 annotations = {
                     f"ovn.kubernetes.io/{k}": v
                     for k, v in values.items()
-                    if k in ("ip_address", "ip_pool", "mac_address", "logical_switch")
+                    if k in ("ip_address", "ip_pool", "mac_address", "logical_switch", "allowed_address_pairs")
                 }
                 interface = {"name": "default", values.get("binding", "bridge"): {}}
                 if "mac" in values:
                     interface["macAddress"] = values["mac"]
-                uid = values.get("uid", "")
-                desk.feed(
-                    event,
-                    "virtualmachines",
-                    vm_object(
-                        names[0],
-                        uid,
-                        annotations,
-                        [interface],
-                        record=record,
-                        created=values.get("created", "2026-01-01T00:00:00Z"),
-                    ),
-                )
+                created = values.get("created", "2026-01-01T00:00:00Z")
+                made = vm_object(names[0], uid, annotations, [interface], record=record, created=created)
+                desk.feed(event, "virtualmachines", made)
+                self.vms[names[0]] = made
             case "vmi":
                 state = None
                 if "state" in values:
@@ -104,11 +111,13 @@ class _Player:
                     }
                     state |= {"targetNodeDomainReadyTimestamp": stamp} if "ready" in flags else {}
                     state |= {flag: True for flag in ("failed", "completed") if flag in flags}
-                annotations = {f"ovn.kubernetes.io/{k}": v for k, v in values.items() if k in ("ip_address", "ip_pool")}
+                keys = ("ip_address", "ip_pool", "mac_address", "allowed_address_pairs")
+                annotations = {f"ovn.kubernetes.io/{k}": v for k, v in values.items() if k in keys}
+                macs = {"default": values["reported"]} if "reported" in values else None
                 interface = [{"name": "default", values.get("binding", "bridge"): {}}]
                 desk.feed(event, "virtualmachineinstances", vmi_object(
                     names[0], values.get("uid", ""), values.get("owner"), values.get("node", ""),
-                    values.get("phase", "Running"), annotations, interface, migration=state))  # fmt: skip
+                    values.get("phase", "Running"), annotations, interface, migration=state, macs=macs))  # fmt: skip
             case "pod":
                 created = self._first_seen(f"pod {names[0]}", stamp)
                 desk.feed(event, "pods", pod_object(
@@ -129,9 +138,35 @@ class _Player:
                 desk.now += float(names[0])
             case "restart":
                 desk.forget()
+            case "recorded":
+                for name, made in self.vms.items():
+                    text = desk.records.get(VmKey("default", name), "")
+                    made["metadata"]["annotations"][RECORD_ANNOTATION] = text
+                    if desk.store.facts(VmKey("default", name)).vm is not None:
+                        desk.feed(event, "virtualmachines", made)
+            case "nb":
+                self._northbound(names[0])
+            case "reserved":
+                (known,) = desk.networks.all
+                spans = tuple(AddressRange(*map(ipaddress.ip_address, pair)) for pair in [names] if pair)
+                subnets = tuple(replace(subnet, reserved=spans) for subnet in known.subnets)
+                desk.networks = Networks((replace(known, subnets=subnets),))
+            case "foreign":
+                ips = {name: "port theirs" for name in names if "." in name}
+                macs = {name: "port theirs" for name in names if "." not in name}
+                desk.foreign["ovn-default"] = foreign(ips, macs)
             case _:
                 raise AssertionError("no such step")
         desk.look()
+
+    def _northbound(self, what: str) -> None:
+        desk = self.desk
+        if what == "backup":
+            self.backup = dict(desk.rows)
+            return
+        desk.rows = dict(self.backup) if what == "restored" else {}
+        desk.virtual.clear()
+        desk.forget()
 
     def _first_seen(self, what: str, stamp: str) -> str:
         self.created = getattr(self, "created", {})
@@ -160,7 +195,13 @@ class _Player:
             said = desk.says(found[1])
             assert any(line.startswith(found[2]) and found[3].strip() in line for line in said), f"it says {said}"
         elif found := re.fullmatch(r"(\S+) has (\S+)", text):
-            assert found[2] in desk.port(found[1]).ips, f"it has {desk.port(found[1]).addresses}"
+            port = desk.port(found[1])
+            assert found[2] in (*port.ips, port.mac), f"it has {port.addresses}"
+        elif found := re.fullmatch(r"(\S+) has not (\S+)", text):
+            port = desk.port(found[1])
+            assert found[2] not in (*port.ips, port.mac), f"it has {port.addresses}"
+        elif found := re.fullmatch(r"(\S+) is shared by (\S+)", text):
+            assert desk.port(f"{found[1]}.ovn-default").option("virtual-parents") == found[2]
         elif found := re.fullmatch(r"(\S+) (.+)", text):
             assert found[1] in desk.rows, f"there is no such port; there are {sorted(desk.rows)}"
             assert desk.placed(found[1]) == found[2], f"it asks for {desk.placed(found[1])}"

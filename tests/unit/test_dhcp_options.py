@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 
 from ovnagent.core import limits
 from ovnagent.core.dhcp_options import DHCPV4, DHCPV6, Form, parse_options
@@ -111,6 +111,7 @@ def test_nothing_hostile_is_written_as_any_option(known: dict[str, Form], value:
         check(form, value)
 
 
+@settings(deadline=None)
 @given(hostile.texts)
 @example('"a" ; output; "b"')
 def test_whatever_is_written_is_one_value(value: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovnagent.core.documents import load, prune
@@ -30,12 +30,14 @@ def cut(value: Any, depth: int) -> Any:
     return value
 
 
+@settings(deadline=None)
 @given(VALUES, st.integers(0, 6), st.booleans())
 def test_what_lies_deeper_is_null_and_the_rest_is_as_it_was(value: Any, depth: int, spaced: bool) -> None:
     text = json.dumps(value, ensure_ascii=spaced, indent=1 if spaced else None).encode()
     assert json.loads(prune(text, depth)) == cut(value, depth)
 
 
+@settings(deadline=None)
 @given(st.binary() | st.text(alphabet='[]{}"\\,: a').map(str.encode))
 def test_bytes_that_are_no_json_are_refused_by_the_parser_and_nothing_else_happens(data: bytes) -> None:
     try:

@@ -81,6 +81,78 @@ def test_what_cannot_be_understood_is_said(annotations: dict[str, object], words
         assert word in error
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("ip_address", ",".join(f"10.16.0.{n}" for n in range(200)), "holds 200 addresses; give one per family"),
+        ("ip_address", "fd00::15%x", "is no address of a port: no zone"),
+        ("ip_address", "\u0661\u0660.16.0.5", "is no IP address"),
+        ("ip_pool", ",".join(["10.16.0.0..10.16.255.255"] * 300), "it holds 300 ranges; at most 64"),
+        ("allowed_address_pairs", ",".join(f"10.16.1.{n}" for n in range(200)), "it holds 200 addresses; at most 32"),
+        ("allowed_address_pairs", "10.16.0.0/20", "is no IP address"),
+        ("allowed_address_pairs", "01:00:5e:00:01:0a 10.16.0.50", "multicast"),
+        ("mac_address", "0a:00:00:00:00:01 10.16.0.1", "is no MAC address"),
+        ("logical_switch", "a\nb", "is no name"),
+        ("egress_rate", "nan", "is no rate"),
+        ("egress_rate", "inf", "is no rate"),
+        ("egress_rate", "1e3", "is no rate"),
+        ("egress_rate", "-1", "is no rate"),
+        ("egress_rate", "0.0001", "is no rate"),
+        ("egress_rate", "1000000", "is no rate"),
+        ("egress_rate", "\u0661", "is no rate"),
+        ("dhcp-v4-options", 'lease_time=3600); outport="victim"; output; //', "is no number from 60"),
+        ("port_security", "false\x00", 'neither "true" nor "false"'),
+        ("ip_address", "x" * 9000, "the text has 9000 characters; at most 8192"),
+    ],
+)
+def test_what_is_too_much_or_hostile_is_said(key: str, value: str, words: str) -> None:
+    (error,) = read(POD, ((f"ovn.kubernetes.io/{key}", value),)).errors
+    assert error.startswith(f"ovn.kubernetes.io/{key}: ")
+    assert words in error
+    assert error.isprintable()
+    assert len(error) < 400
+
+
+def test_the_dhcp_server_s_mac_is_the_network_s_to_choose() -> None:
+    key = "ovn.kubernetes.io/dhcp-v"
+    request = asked(
+        POD, {f"{key}4-options": "server_mac=0a:58:00:00:00:01,mtu=1400", f"{key}6-options": "server_id=0a:58:00:00:00:01"}
+    )
+    assert not request.errors
+    assert (request.dhcpv4_options, request.dhcpv6_options) == ((("mtu", "1400"),), ())
+    assert ["is left out" in warning for warning in request.warnings] == [True, True]
+
+
+def test_many_long_annotations_are_not_guessed_at() -> None:
+    long = {f"net{n}.demo.kubernetes.io/ip_pool": "10.1.0.1," * 800 for n in range(30)}
+    machine = virtual_machine(vm_object("vm", annotations=long))
+    kept = [value for _, value in machine.annotations]
+    assert sum(len(value) for value in kept if value is not None) <= 65_536
+    assert kept.count(None) == 30 - 65_536 // 7200
+
+
+@pytest.mark.parametrize(("value", "bits"), [("100", 100_000_000), ("0.5", 500_000), (" 0.064\n", 64_000), ("0", 0)])
+def test_rates(value: str, bits: int) -> None:
+    assert asked(POD, {"ovn.kubernetes.io/egress_rate": value}).egress_rate == bits
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '{"default": "10.16.0.7"}',
+        '{"default": {"10.16.0.7": 1}}',
+        '{"default": [7]}',
+        '{"default": ["10.16.0.7/x"]}',
+        '{"default": ["10.16.0.7,10.16.0.8"]}',
+        "5",
+        "[" * 5000,
+    ],
+)
+def test_the_ecosystem_s_key_in_another_form(value: str) -> None:
+    (error,) = asked(POD, {"network.kubevirt.io/addresses": value}).errors
+    assert "is not of the form" in error
+
+
 def test_two_names_of_one_key_that_differ_are_both_named() -> None:
     (error,) = asked(
         TENANT, {"net.demo.kubernetes.io/ip_address": "10.1.0.5", "net.demo.ovn.kubernetes.io/ip_address": "10.1.0.6"}

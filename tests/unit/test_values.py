@@ -98,8 +98,8 @@ def test_what_is_no_mac(text: str) -> None:
         (values.parse_device, ["eth0", "pode9da86d351c"], ["", "a" * 16, "a/b", "a b"]),
         (values.parse_token, ["managedtap", "demo/net", "cbr0"], ["", "a b", "a\n", "a,b"]),
         (values.parse_chassis, ["node1", "b5d2-...", "a=b"], ["", "a,b", "a b", "\u0430", "a\x00", "a" * 254]),
-        (values.parse_title, ["ovn-default", "vlan 7", "Büro", 'x"y'],
-         ["", "a\nb", "a\x00", f"a{LINE}b", f"a{NBSP}b", "\ud800"]),
+        (values.parse_title, ["ovn-default", "vlan 7", "Büro", "x'y"],
+         ["", 'x"y', "x\\y", "a\nb", "a\x00", f"a{LINE}b", f"a{NBSP}b", "\ud800"]),
     ],
 )  # fmt: skip
 def test_names(parse: Callable[[str], str], good: list[str], bad: list[str]) -> None:

@@ -215,9 +215,25 @@ def test_a_page_that_is_too_long_is_asked_for_in_smaller_ones(replay: Replay, mo
     monkeypatch.setattr(client, "ANSWER_LIMIT", 10_000)
     replay.start([Answer(parts=[b" " * 20_000]), page("a", token="next"), page("b")], [QUIET])
     replay.until(lambda: replay.watcher.synced)
-    assert [path.split("limit=")[1].split("&")[0] for path in replay.server.paths()[:3]] == ["250", "50", "50"]
+    assert [path.split("limit=")[1].split("&")[0] for path in replay.server.paths()[:3]] == ["100", "20", "20"]
     assert replay.names() == {"a", "b"}
     assert not replay.errors
+
+
+def test_a_page_that_fails_is_asked_for_again_and_its_list_is_not_begun_anew(replay: Replay) -> None:
+    busy = [Answer(503, [{"message": "busy"}]), Answer(429, [{"message": "busy"}])]
+    replay.start([page("a", token="next"), *busy, page("b")], [QUIET])
+    replay.until(lambda: replay.watcher.synced)
+    assert replay.names() == {"a", "b"}
+    assert [("continue=next" in path) for path in replay.server.paths()[:4]] == [False, True, True, True]
+    assert replay.errors == ["http_503", "http_429"]
+
+
+def test_a_page_that_fails_for_good_begins_the_list_anew(replay: Replay) -> None:
+    busy = [Answer(503, [{"message": "busy"}])] * watch.PAGE_ATTEMPTS
+    replay.start([page("a", token="next"), *busy, page("b")], [QUIET])
+    replay.until(lambda: replay.watcher.synced)
+    assert replay.names() == {"b"}
 
 
 def test_who_asks_for_a_pause_gets_it(replay: Replay) -> None:

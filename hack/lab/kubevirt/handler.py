@@ -5,16 +5,18 @@ Each write goes with the token of the node's virt-handler: KubeVirt's webhook lo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hack.lab.fake_guest import FakeGuest
-from hack.lab.guest import BaseGuest, End, Guest, MigrationReport, Nic
+from hack.lab.guest import BaseGuest, End, Guest, GuestError, MigrationReport, Nic
 from hack.lab.kubevirt import objects
 from hack.lab.kubevirt.api import VMIS, Key, Obj, key_of, uid_of
 from hack.lab.kubevirt.context import Context, Sandbox
 from hack.lab.kubevirt.migration import MigrationRun
 from hack.lab.kubevirt.network import Network, guest_mac
 from hack.lab.ovn import OvnLab
+from hack.lab.qmp import QmpError
 
 POWER_BUTTON_SECONDS = 1.0
 """Between two presses: a guest that has not booted yet does not see the first."""
@@ -66,7 +68,7 @@ class Handler:
     def guest(self, sandbox: Sandbox, vmi: Obj, nics: Sequence[Nic]) -> BaseGuest:
         """A guest for a pod, not started yet."""
         name = objects.hostname_of(vmi)
-        netns = self._ovn.on(sandbox.node).netns
+        netns = self._network.netns(sandbox)
         guest: BaseGuest
         if self._qemu:
             guest = Guest(name, sandbox.node, netns, nics, guest_directory(self._ovn, sandbox))
@@ -132,7 +134,8 @@ class Handler:
         if self._context.due("vmi", vmi, "grace", vmi["spec"].get("terminationGracePeriodSeconds", 30)):
             guest.kill()
             return
-        guest.powerdown()
+        with suppress(GuestError, QmpError):  # it has ended just now
+            guest.powerdown()
         self._context.look("vmi", key_of(vmi), POWER_BUTTON_SECONDS)
 
     def _look(self, vmi: Key, pod: Key) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 from hack.lab.guest import End
@@ -218,7 +219,8 @@ def _container(pod: Obj, container: Obj, state: Obj, ready: bool) -> Obj:
     return {
         "name": container["name"],
         "image": container["image"],
-        "imageID": "",
+        # virt-controller reads the digest: a migration's target is to have the very same disk.
+        "imageID": f"{container['image']}@sha256:{hashlib.sha256(container['image'].encode()).hexdigest()}",
         "containerID": f"cri-o://{uid_of(pod).replace('-', '')}",
         "lastState": {},
         "ready": ready,
