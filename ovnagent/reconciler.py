@@ -89,6 +89,8 @@ class Reconciler:
         """The rows of shared addresses at the last look; None: they are to be looked at."""
         self._retry_virtual = 0.0
         self._failures = 0
+        self._term = 0
+        """Of the lock (Northbound.lock_term), by which what is remembered is true."""
         self._stopping = False
 
     # -- from other threads
@@ -161,13 +163,14 @@ class Reconciler:
             return False
         self._northbound.acquire_lock()
         has_lock = self._northbound.has_lock
+        term = self._northbound.lock_term
         ready = has_lock and self._northbound.snapshot.complete and self._southbound.snapshot.ever_complete
-        if ready and not self.leading:
+        if ready and (not self.leading or term != self._term):
             # Another agent may have granted addresses meanwhile.
             LOG.info("leading", extra={"reason": "holding the Northbound lock, all views complete"})
             self._begin_anew()
             self.timelines.lead()
-            self.leading = True
+            self.leading, self._term = True, term
         elif self.leading and not has_lock:
             LOG.warning("not leading any more", extra={"reason": "the Northbound lock is lost"})
             self.leading = False
@@ -238,8 +241,9 @@ class Reconciler:
         planned = plan(cases, self.status.books, world)
         self._metrics.reconcile.observe(time.monotonic() - started)
         now = self._northbound.snapshot
-        if nb.generation != now.generation or not now.complete:
-            self._dirty.add_everything()  # the copy was thrown away under our hands: none of this may be true
+        if nb.generation != now.generation or not now.complete or self._term != self._northbound.lock_term:
+            # The copy was thrown away under our hands, or another agent may have written: none of this may be true.
+            self._dirty.add_everything()
             return
         shared = self._shared(planned.books, nb, present)
         left: set[VmKey] = set()
