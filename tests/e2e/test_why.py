@@ -299,7 +299,7 @@ def test_a_migration_under_way_and_its_timeline(lab: Lab) -> None:
     link = next(link for link in chain["links"] if link["name"] == "chassis")
     assert "its target launcher has a node" in link["evidence"]
     assert "the last step was `" in link["evidence"]
-    assert link["remedy"].startswith("waits for the guest to be moved by KubeVirt")
+    assert link["remedy"].startswith("waits for ")
     assert lab.kubevirt.wait_migration("default", migration) == "Succeeded"
     lab.placed(port, lab.chassis("web"))
 
