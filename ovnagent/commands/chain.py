@@ -138,7 +138,7 @@ def _links(view: View, result: Result, case: Case, interface: Interface, port: P
     yield (guest := _guest(result, case, interface))
     if guest.state is State.WAITING:
         return
-    yield _chassis(result, case, port)
+    yield _chassis(view, result, case, port)
     yield from _southbound(view, case, port)
     yield _dhcp(interface, port)
 
@@ -256,7 +256,7 @@ WAITS = {
 """What a migration's line waits for."""
 
 
-def _chassis(result: Result, case: Case, port: Port) -> Link:
+def _chassis(view: View, result: Result, case: Case, port: Port) -> Link:
     placement = result.placements.get(port.name)
     names = ", ".join(port.requested_chassis)
     if placement is None:
@@ -268,6 +268,10 @@ def _chassis(result: Result, case: Case, port: Port) -> Link:
         return Link("chassis", State.BROKEN, placement.line.value, remedy)
     if placement.line in WAITS:
         text = f"{placement.line.value}: requested-chassis is {names}, activation-strategy {placement.strategy or 'not set'}"
+        binding = view.bindings.get(port.name)
+        if placement.line is Line.TARGET_BOUND and binding is not None and names.split(", ")[-1] in binding.activated:
+            text += "; the guest has announced itself there, and traffic goes there"
+            return Link("chassis", State.OK, text, "waits for KubeVirt to say that the target's domain is ready")
         return Link("chassis", State.OK, text, f"waits for {WAITS[placement.line]}")
     return Link(
         "chassis", State.OK, f"requested-chassis is {names}, the chassis of node {case.where.node or case.where.target}"

@@ -102,7 +102,9 @@ def _since(config: Config, migration: str, agents: Sequence[str]) -> str:
     try:
         answers, _ = ask("/migrations", agents, config.kubernetes, port=config.port)
         shown = [each for answer in answers for each in answer.body["migrations"] if each["uid"] == migration]
-        last = max(shown, key=lambda each: str(each["began"]))
+        last = max(shown, key=lambda each: str(each["began"]), default=None)
+        if last is None or not last["steps"]:
+            return "no agent that leads now has seen a step of it"
         step = last["steps"][-1]
         began = datetime.fromisoformat(last["began"])
         waited = (datetime.now(UTC) - began).total_seconds() - step["seconds"]

@@ -137,6 +137,10 @@ def test_the_line_of_a_migration(desk: Desk) -> None:
     links = {link.name: link for link in chain(desk).links}
     assert "its target launcher has a node" in links["chassis"].evidence
     assert links["plugged"].evidence == "bound on chassis1; not yet on chassis2, the migration's target"
+    desk.bindings[PORT] = Binding("chassis1", ("chassis2",), ("chassis2",))
+    links = {link.name: link for link in chain(desk).links}
+    assert links["chassis"].evidence.endswith("the guest has announced itself there, and traffic goes there")
+    assert links["chassis"].remedy == "waits for KubeVirt to say that the target's domain is ready"
     ready = {"migrationUid": "m1", "targetNode": "node2", "targetNodeDomainReadyTimestamp": "2026-01-01"}
     desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", node="node1", migration=ready))
     desk.bindings[PORT] = Binding("chassis1", ("chassis2",), ("chassis2",))
