@@ -29,8 +29,8 @@ RAW = (
     '"' + "x" * 300_000 + '"',
     "[" + ",".join(["{}"] * 5000) + "]",
 )
-"""Values that are written as this very text. Half a surrogate (a backslash, `ud800`) is not among them: an API server reads it
-as U+FFFD, and so cannot send it (tests/e2e/test_hostile.py)."""
+"""Values that are written as this very text. Half a surrogate is not among them: an API server reads it as U+FFFD,
+and so cannot send it (tests/e2e/test_hostile.py)."""
 PREFIX = "ovn.kubernetes.io/"
 
 
