@@ -2,18 +2,18 @@
 
     python -m hack.mutants                       all mutants
     python -m hack.mutants --sample 60 --seed 1  some of them, always the same
-    python -m hack.mutants --only settle.py      those of one file, or of `settle.py _grant`
+    python -m hack.mutants --only settle.py      those of one file, or of `settle.py _grant`; more than one may be given
 
-One process imports everything and collects the tests; a first run finds out which test calls which function. Then each mutant has a
-forked process, in which one function's code is replaced, and runs the tests that call it until one fails. (A file's own
-statements are looked at in a process that imports the changed file.) Known survivors stand in survivors.txt, each with the
-reason; any other is an error, and so is a line there that does not survive, and a score below 95 %.
+One process imports everything and collects the tests; a first run finds out which test calls which function. Then each
+mutant has a forked process, in which one function's code is replaced, and runs the tests that call it until one fails. (A
+file's own statements are looked at in a process that imports the changed file.) Known survivors stand in survivors.txt, each
+with the reason; any other is an error, and so is a line there that does not survive, and a score below 95 %. The faults of
+faults.py are tried in every run.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import gc
 import importlib.abc
@@ -33,6 +33,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from hack.mutants.faults import planted
 from hack.mutants.operators import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,9 +225,9 @@ def in_children(
     jobs: Sequence[Callable[[], str]],
     workers: int = 0,
     limits: Sequence[float] = (),
-    done: Callable[[int, str], None] = lambda index, answer: None,
+    done: Callable[[int, str], None] = lambda *_: None,
 ) -> list[str]:
-    """What each job returns, each in a forked process of its own; `time` for one that takes longer than its limit in seconds.
+    """What each job returns, each in a forked process of its own; `time` for one that takes longer than its limit (seconds).
     `done` is told as they end."""
     answers: list[str] = [""] * len(jobs)
     running: dict[int, tuple[int, int, float]] = {}  # pipe -> job, process, deadline
@@ -284,12 +285,12 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.path = str(CORE / mutant.file)
         self.tree = mutant.make()
 
-    def find_spec(self, name: str, path: object, target: object = None) -> Any:
+    def find_spec(self, name: str, *_: object) -> Any:
         return importlib.util.spec_from_loader(name, self) if name == self.name else None
 
     def exec_module(self, module: ModuleType) -> None:
         module.__file__ = self.path
-        exec(compile(self.tree, self.path, "exec"), module.__dict__)  # noqa: S102
+        exec(compile(self.tree, self.path, "exec"), module.__dict__)
 
 
 def own_statements(chosen: Sequence[Mutant], workers: int) -> list[Outcome]:
@@ -378,7 +379,8 @@ def main() -> int:
     started = time.monotonic()
     chosen = [mutant for mutant in every_mutant() if mutant.name.startswith(tuple(arguments.only))]
     if arguments.sample:
-        chosen = random.Random(arguments.seed).sample(chosen, min(arguments.sample, len(chosen)))  # noqa: S311
+        chosen = random.Random(arguments.seed).sample(chosen, min(arguments.sample, len(chosen)))
+    chosen = [*planted(CORE), *chosen]
     outcomes = own_statements([mutant for mutant in chosen if not mutant.function], arguments.workers)
     session = Session(chosen, arguments.workers)
     with contextlib.redirect_stdout(sys.stderr):
@@ -408,8 +410,8 @@ def report(outcomes: Sequence[Outcome], partial: bool, started: float) -> int:
     late = sum(outcome.killed_by == "time" for outcome in outcomes)
     score = killed / max(len(outcomes), 1)
     print(
-        f"{killed} of {len(outcomes)} mutants killed ({score:.1%}), {late} of them by their time; {len(alive) - len(new)} survive for a "
-        f"known reason, {len(new)} for none; {time.monotonic() - started:.0f} s"
+        f"{killed} of {len(outcomes)} mutants killed ({score:.1%}), {late} of them by their time; "
+        f"{len(alive) - len(new)} survive for a known reason, {len(new)} for none; {time.monotonic() - started:.0f} s"
     )
     return 1 if new or stale or broken or (not partial and score < SCORE) else 0
 
