@@ -21,7 +21,7 @@ from ovnagent.kube.client import ApiError, Client, reason
 
 LOG = logging.getLogger(__name__)
 
-WORKERS = 4
+WORKERS = 8
 PAUSES = tenacity.wait_exponential_jitter(multiplier=0.1, max=60, jitter=0.1)
 """Before the same question is asked again."""
 REPORT_SECONDS = 30.0
