@@ -328,6 +328,10 @@ def own_statements(chosen: Sequence[Mutant], workers: int) -> list[Outcome]:
 
 
 TESTS_OF = {
+    "deletion.py": ("tests/unit/test_deletion.py",),
+    "dhcp.py": ("tests/unit/test_dhcp.py",),
+    "plan.py": ("tests/unit/test_plan.py", "tests/unit/test_identity.py", "tests/unit/test_deletion.py"),
+    "ports.py": ("tests/unit/test_identity.py", "tests/unit/test_holding.py", "tests/unit/test_plan.py"),
     "dhcp_options.py": ("tests/unit/test_dhcp_options.py",),
     "limits.py": ("tests/unit/test_values.py",),
     "problems.py": (
