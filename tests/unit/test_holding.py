@@ -457,7 +457,8 @@ def test_the_mac_that_is_on_the_wire_goes_before_the_one_on_record_and_a_request
     assert desk.port("web.default").mac == "0a:00:00:00:00:03"
     assert desk.says("web") == [
         "MACMismatch: ovn.kubernetes.io/mac_address asks for MAC 0a:00:00:00:00:03, but the guest runs with "
-        "0a:00:00:00:00:02; set macAddress: 0a:00:00:00:00:03 on interface default in spec.template.spec.domain.devices and restart the VM"
+        "0a:00:00:00:00:02; set macAddress: 0a:00:00:00:00:03 on interface default in "
+        "spec.template.spec.domain.devices and restart the VM"
     ]
     start(desk, "web", macs={"default": "0a:00:00:00:00:03"}, **asked)
     desk.look()
