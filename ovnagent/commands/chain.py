@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ovnagent.commands.findings import difference
+from ovnagent.commands.findings import difference, why_unbound
 from ovnagent.commands.observer import View
 from ovnagent.core import problems
 from ovnagent.core.dhcp import DhcpOptions
@@ -138,8 +138,8 @@ def _links(view: View, result: Result, case: Case, interface: Interface, port: P
     yield (guest := _guest(result, case, interface))
     if guest.state is State.WAITING:
         return
-    yield _chassis(result, case, port)
-    yield from _southbound(view, result, case, port)
+    yield _chassis(view, result, case, port)
+    yield from _southbound(view, case, port)
     yield _dhcp(interface, port)
 
 
@@ -256,7 +256,7 @@ WAITS = {
 """What a migration's line waits for."""
 
 
-def _chassis(result: Result, case: Case, port: Port) -> Link:
+def _chassis(view: View, result: Result, case: Case, port: Port) -> Link:
     placement = result.placements.get(port.name)
     names = ", ".join(port.requested_chassis)
     if placement is None:
@@ -268,13 +268,17 @@ def _chassis(result: Result, case: Case, port: Port) -> Link:
         return Link("chassis", State.BROKEN, placement.line.value, remedy)
     if placement.line in WAITS:
         text = f"{placement.line.value}: requested-chassis is {names}, activation-strategy {placement.strategy or 'not set'}"
+        binding = view.bindings.get(port.name)
+        if placement.line is Line.TARGET_BOUND and binding is not None and names.split(", ")[-1] in binding.activated:
+            text += "; the guest has announced itself there, and traffic goes there"
+            return Link("chassis", State.OK, text, "waits for KubeVirt to say that the target's domain is ready")
         return Link("chassis", State.OK, text, f"waits for {WAITS[placement.line]}")
     return Link(
         "chassis", State.OK, f"requested-chassis is {names}, the chassis of node {case.where.node or case.where.target}"
     )
 
 
-def _southbound(view: View, result: Result, case: Case, port: Port) -> Iterator[Link]:
+def _southbound(view: View, case: Case, port: Port) -> Iterator[Link]:
     binding, wanted = view.bindings.get(port.name), port.requested_chassis
     if binding is None:
         remedy = "is ovn-northd running, and connected to both databases?"
@@ -284,10 +288,9 @@ def _southbound(view: View, result: Result, case: Case, port: Port) -> Iterator[
     places = {binding.chassis, *binding.additional} - {""}
     moving = len(wanted) > 1
     plug = (
-        f"on that node: ovs-vsctl --columns=name,external_ids,error,ofport find Interface "
-        f"external_ids:iface-id={port.name}; nothing there: the CNI (or ovnagent plug) has not plugged it, which kubectl "
-        f"-n {result.key.namespace} get events may say; error or ofport -1: the device is gone; all there: is ovn-controller"
-        " running and connected?"
+        f"on that node run: ovs-vsctl --columns=name,external_ids,error,ofport find Interface "
+        f"external_ids:iface-id={port.name}. Nothing: it is not plugged. An error, or ofport -1: the device is gone. "
+        "Neither: is ovn-controller running there, and connected?"
     )
     if moving and places & set(wanted):
         missing = [name for name in wanted if name not in places]
@@ -309,6 +312,7 @@ def _southbound(view: View, result: Result, case: Case, port: Port) -> Iterator[
     else:
         where = f"on {binding.chassis}, which the row does not name" if binding.chassis else "nowhere"
         text = f"the port is bound {where}, and its guest runs on {wanted[0] if wanted else 'no chassis'}"
+        text += f"; {why_unbound(case, port)}" if not binding.chassis and case.facts.vmi is not None else ""
         yield Link("plugged", State.BROKEN, text, plug)
         return
     if binding.up or moving:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ovnagent import __version__, logs
+from ovnagent import __version__, logs, memory
 from ovnagent.commands import people, plug
 from ovnagent.commands.observer import CannotLookError, Observer
 from ovnagent.config.file import Config, ConfigError, load
@@ -225,6 +225,7 @@ def _pools(options: argparse.Namespace, config: Config) -> int:
 
 def _observe(options: argparse.Namespace, config: Config, show: Callable[[Observer], int]) -> int:
     logs.setup("text", "error")
+    memory.be_frugal()
     try:
         with Observer(people.with_cluster(config, options), options.timeout) as observer:
             return show(observer)

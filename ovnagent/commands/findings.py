@@ -174,11 +174,11 @@ def _unbound(view: View) -> Iterator[Finding]:
             bound = binding.chassis if binding is not None else ""
             if len(wanted) == 1 and port.enabled and bound != wanted[0]:
                 where = f"on {bound}" if bound else "nowhere"
-                text = f"VM {key} runs on chassis {wanted[0]}, but the port is bound {where}; {_why_unbound(case, port)}"
+                text = f"VM {key} runs on chassis {wanted[0]}, but the port is bound {where}; {why_unbound(case, port)}"
                 yield Finding("unbound", port.name, text)
 
 
-def _why_unbound(case: Case, port: Port) -> str:
+def why_unbound(case: Case, port: Port) -> str:
     """What is known of its interface from here: the pod's network-status says whether a CNI has attached it."""
     vmi = case.facts.vmi
     assert vmi is not None

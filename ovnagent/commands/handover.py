@@ -91,6 +91,8 @@ def from_vm(view: View, source: VmKey, target: VmKey) -> Handover:
     results = _planned(view, view.world, cases)
     _check(results[target], leases)
     done = [*changes(results[target], case.present), *changes(results[source], giver.present)]
+    kept = {port.name for port in results[source].wanted}
+    done += [DeletePort(row) for row in rows if row.port.name not in kept]  # the plan has not seen them
     text = [_sentence(f"VM {source}", target, lease) for lease in leases.values()]
     text += [f"VM {source} gets {', '.join(port.ips)} (port {port.name})" for port in results[source].wanted if port.ips]
     text += [f"VM {source}: {each.reason}: {each.message}" for each in results[source].problems]

@@ -21,7 +21,7 @@ from ovnagent.config.file import Config
 from ovnagent.core.placement import Situation
 from ovnagent.core.ports import Port
 from ovnagent.core.vm import VmKey
-from ovnagent.kube.client import Client
+from ovnagent.kube.client import ApiError, Client
 
 PAUSE_SECONDS = 0.25
 FLEETING = ("row", "chassis", "northd", "plugged", "up")
@@ -91,6 +91,8 @@ def _events(config: Config, key: VmKey, names: Sequence[str]) -> str:
         about.sort(key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""), reverse=True)
         texts = [f"Event {each.get('reason')}: {str(each.get('message', ''))[:300]}" for each in about[:EVENTS]]
         return "; ".join(texts) or "no Warning of the last hour speaks of it"
+    except ApiError as error:
+        return f"its Events could not be read (HTTP {error.status}: may you list Events in namespace {key.namespace}?)"
     except Exception as error:
         return f"its Events could not be read ({str(error)[:200]})"
 
@@ -100,7 +102,9 @@ def _since(config: Config, migration: str, agents: Sequence[str]) -> str:
     try:
         answers, _ = ask("/migrations", agents, config.kubernetes, port=config.port)
         shown = [each for answer in answers for each in answer.body["migrations"] if each["uid"] == migration]
-        last = max(shown, key=lambda each: str(each["began"]))
+        last = max(shown, key=lambda each: str(each["began"]), default=None)
+        if last is None or not last["steps"]:
+            return "no agent that leads now has seen a step of it"
         step = last["steps"][-1]
         began = datetime.fromisoformat(last["began"])
         waited = (datetime.now(UTC) - began).total_seconds() - step["seconds"]

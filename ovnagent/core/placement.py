@@ -111,7 +111,7 @@ class Line(Enum):
 
     STOPPED = "no launcher counts: the VM is stopped"
     ONE_PLACE = "one place only"
-    TARGET_BOUND = "a migration is open and its target launcher has a node: the target is named, and shut so far"
+    TARGET_BOUND = "a migration is open, its target launcher has a node: the target is named, and opens with its RARP"
     ACTIVATED = "the guest runs on the target, and the Southbound reports the target's chassis as activated"
     ANNOUNCEMENT_DUE = "the guest runs on the target, and its announcement is waited for"
     ANNOUNCEMENT_LOST = "the guest runs on the target, but no announcement was seen: the target stands first, which opens it"

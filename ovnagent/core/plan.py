@@ -221,7 +221,7 @@ def _without_taken_names(draft: _Draft, first: Mapping[str, VmKey], world: World
         row, virtual = world.holders.get(name), world.virtual.get(name)
         if user is None and row is not None and row.port.vm != draft.key:
             user = f"VM {row.port.vm}"
-        if user is None and virtual is not None:
+        if user is None and virtual is not None and virtual not in draft.case.present:
             user = "an address that VMs share"
         if user is None and row is None and first[name] != draft.key:
             user = f"VM {first[name]}"

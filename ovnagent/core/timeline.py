@@ -115,7 +115,7 @@ def observe(before: Timeline | None, case: Case, result: Result, news: float, do
         return replace(before, outcome=_outcome(before, case, first))
     if not uid:
         return None
-    timeline = _with_chassis(before or _begun(case, result, uid, news), result)
+    timeline = _without_return(_with_chassis(before or _begun(case, result, uid, news), result), case)
     for mark, time in _steps(timeline, case, result, None if first else news, done):
         if mark in timeline.steps or mark in timeline.unseen:
             continue
@@ -152,6 +152,15 @@ def _with_chassis(timeline: Timeline, result: Result) -> Timeline:
             swapped = placement is not None and placement.line is Line.ANNOUNCEMENT_LOST
             pair = (second, first) if swapped else (first, second)
             timeline = replace(timeline, chassis=timeline.chassis.set(port.name, pair))
+    return timeline
+
+
+def _without_return(timeline: Timeline, case: Case) -> Timeline:
+    """A source that is bound again had not let go: where the order of the two is changed, it is away for a moment."""
+    for port, (source, _) in timeline.chassis.items():
+        binding, mark = case.bindings.get(port), (Step.LET_GO, port)
+        if mark in timeline.steps and binding is not None and source in (binding.chassis, *binding.additional):
+            timeline = replace(timeline, steps=timeline.steps.delete(mark))
     return timeline
 
 

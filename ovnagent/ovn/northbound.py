@@ -101,6 +101,13 @@ class Northbound:
         replica = self._replica
         return replica is not None and bool(replica.lock_name) and replica.has_lock and replica.monitoring
 
+    @property
+    def lock_term(self) -> int:
+        """Counts how often the lock was had: between two looks it may have been lost and had again, and somebody else may
+        have written meanwhile."""
+        replica = self._replica
+        return replica.lock_terms if replica is not None else 0
+
     def acquire_lock(self) -> None:
         """Contend for the lock; the database hands it over as soon as its holder's connection ends."""
         self._set_lock(self.lock_name)

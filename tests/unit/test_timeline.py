@@ -116,6 +116,20 @@ def test_an_announcement_that_was_lost() -> None:
     ]
 
 
+def test_a_source_that_is_away_for_a_moment_has_not_let_go() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1", "chassis2")
+    lab.vmi("node1", **READY)
+    lab.look(11.0, "chassis2")
+    timeline = lab.look(11.1, "chassis2", "chassis1")
+    assert timeline is not None
+    assert timeline.at(Step.LET_GO, PORT) is None
+    timeline = lab.look(12.0, "chassis2")
+    assert timeline is not None
+    assert timeline.at(Step.LET_GO, PORT) == 2.0
+
+
 def test_a_target_that_is_plugged_too_late() -> None:
     lab = Watched()
     lab.target()

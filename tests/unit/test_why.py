@@ -22,6 +22,7 @@ from tests.desk import Desk, migration_object, network, pod_object, vm_object, v
 from tests.unit.test_commands import running
 
 WEB = VmKey("default", "web")
+OLD = VmKey("default", "old")
 PORT = "web.default"
 
 
@@ -136,6 +137,10 @@ def test_the_line_of_a_migration(desk: Desk) -> None:
     links = {link.name: link for link in chain(desk).links}
     assert "its target launcher has a node" in links["chassis"].evidence
     assert links["plugged"].evidence == "bound on chassis1; not yet on chassis2, the migration's target"
+    desk.bindings[PORT] = Binding("chassis1", ("chassis2",), ("chassis2",))
+    links = {link.name: link for link in chain(desk).links}
+    assert links["chassis"].evidence.endswith("the guest has announced itself there, and traffic goes there")
+    assert links["chassis"].remedy == "waits for KubeVirt to say that the target's domain is ready"
     ready = {"migrationUid": "m1", "targetNode": "node2", "targetNodeDomainReadyTimestamp": "2026-01-01"}
     desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", node="node1", migration=ready))
     desk.bindings[PORT] = Binding("chassis1", ("chassis2",), ("chassis2",))
@@ -330,6 +335,20 @@ def test_addresses_go_over_with_everything_else_as_it_was() -> None:
     writes = len(desk.writes)
     desk.look()
     assert len(desk.writes) == writes, "an agent that starts now agrees"
+
+
+def test_a_giver_that_asks_for_what_it_gives_loses_its_port() -> None:
+    desk = Desk()
+    asks = {"ovn.kubernetes.io/ip_address": "10.16.0.15"}
+    for name in ("old", "new"):
+        desk.feed("ADDED", "virtualmachines", vm_object(name, annotations=asks, created=f"2026-01-0{len(name)}T00:00:00Z"))
+        desk.look()
+        desk.feed("MODIFIED", "virtualmachines", vm_object("old", annotations=asks, record=desk.records[OLD]))
+    found = from_vm(desk.view(), OLD, VmKey("default", "new"))
+    for change in found.changes:
+        desk._apply(change)
+    assert set(desk.rows) == {"new.default"}
+    assert "AddressConflict" in found.summary[-1]
 
 
 @pytest.mark.parametrize(
