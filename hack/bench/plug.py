@@ -277,12 +277,13 @@ def say(what: str, milliseconds: list[float]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=25, metavar="STARTS", help="VMs with two interfaces each")
-    parser.add_argument("--interfaces", type=int, default=500)
+    parser.add_argument("--interfaces", type=int, default=500, help="on the full node; 0: no such node")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ovnagent-plug-") as folder:
         directory = Path(folder)
         with ControlPlane(directory / "kube", audit=True) as kube:
-            many(kube, options.interfaces, directory)
+            if options.interfaces:
+                many(kube, options.interfaces, directory)
             starts(kube, options.n)
     return 0
 
