@@ -25,12 +25,12 @@ RAW = (
     "1e400",
     "-0.0",
     '{"name":"a","name":"b"}',
-    '"\\ud800"',
     '"\\u0000"',
     '"' + "x" * 300_000 + '"',
     "[" + ",".join(["{}"] * 5000) + "]",
 )
-"""Values that are written as this very text."""
+"""Values that are written as this very text. Half a surrogate (`\\ud800`) is not among them: an API server cannot send it, for it
+reads it as U+FFFD (tests/e2e/test_hostile.py)."""
 PREFIX = "ovn.kubernetes.io/"
 
 
@@ -270,7 +270,7 @@ def mutated(rng: random.Random, obj: dict[str, Any]) -> dict[str, Any]:
         for path in hostile.places(obj)
         if path and path != ("metadata",) and not (path[0] == "metadata" and path[1] in FIXED)
     ]
-    if rng.random() < 0.03:
+    if rng.random() < 0.03 and "uid" in obj["metadata"]:
         places = [("metadata", "uid")]
     path = rng.choice(places)
     value: Any = rng.choice([*TEXTS, *ODD])
