@@ -2,6 +2,6 @@
 
 import sys
 
-from ovnagent.commands.cli import main
+from ovnagent.commands.entry import main
 
 sys.exit(main())

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -32,6 +33,8 @@ LOG = logging.getLogger(__name__)
 STOP_SECONDS = 1.0
 RECONCILER_SECONDS = 60.0
 """A batch takes 3 s at 10,000 VMs, and a transaction that the database does not answer is given up after 15 s."""
+CONNECTION_SECONDS = 60.0
+"""A connection's thread turns every second, but takes in a copy of 100,000 rows in one turn."""
 SILENT_SECONDS = 30.0
 """A replica that has not been heard of for so long makes the agent not ready."""
 
@@ -78,11 +81,22 @@ class Agent:
             self.supervisor,
         )
         self._loop = self.supervisor.loop("reconciler", self._turn)
+        self._connections = (self.northbound.connection, self.southbound.connection)
+        for each in self._connections:
+            self.supervisor.watch(each.database, each, CONNECTION_SECONDS)
+        self._failures_told: Counter[str] = Counter()
+        """Database -> failures of its connection that the metrics know of."""
         self.metrics.on_scrape("reconciler", self._refresh)
         self.server: Server | None = None
         if config.port:
             self.server = Server(
-                config.address, config.port, self.metrics, self.reasons, self.supervisor.troubles, self.supervisor
+                config.address,
+                config.port,
+                self.metrics,
+                self.reasons,
+                self.supervisor.troubles,
+                self.supervisor,
+                {"/migrations": self.reconciler.timelines.document},
             )
 
     def start(self) -> None:
@@ -158,6 +172,9 @@ class Agent:
         metrics.records_pending.set(self.kube.record_writer.pending)
         for kind, objects in self.kube.quarantined.items():
             metrics.quarantined.labels(kind).set(objects)
+        for each in self._connections:
+            metrics.thread_restarts.labels(each.database).inc(each.failures - self._failures_told[each.database])
+            self._failures_told[each.database] = each.failures
         metrics.replica_age.labels("northbound").set(self.northbound.connection.age)
         metrics.replica_age.labels("southbound").set(self.southbound.connection.age)
         metrics.replica_age.labels("kubernetes").set(max(self.kube.stale.values(), default=0.0))

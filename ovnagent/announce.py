@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ovnagent.core.plan import Case, Result
 from ovnagent.core.ports import MIGRATION, Port
 from ovnagent.core.problems import Problem
+from ovnagent.core.timeline import Timeline, summary
 from ovnagent.core.vm import VmKey
 from ovnagent.kube.events import Events, ObjectRef
 from ovnagent.ovn.changes import Change, CreatePort, DeletePort, UpdatePort
@@ -43,15 +44,17 @@ class Announcer:
         problems: Sequence[Problem],
         before: Sequence[Problem],
         seconds: float,
+        timeline: Timeline | None = None,
     ) -> None:
-        """`seconds`: from the first news of the VM to the commit."""
+        """`seconds`: from the first news of the VM to the commit; `timeline`: of the migration that is under way, or over
+        with this."""
         ref = object_ref(result, case)
         for change in changes:
             match change:
                 case CreatePort(port):
                     self._created(result, port, ref, seconds)
                 case UpdatePort(present, port):
-                    self._updated(case, present.port, port, ref, seconds)
+                    self._updated(case, present.port, port, ref, seconds, timeline)
                 case DeletePort(present):
                     LOG.info("port deleted", extra={"vm": result.key, "port": present.port.name, "reason": "no VM uses it"})
         for problem in problems:
@@ -78,7 +81,9 @@ class Announcer:
             text = f"{addresses} (MAC {port.mac}) on logical switch {port.switch}, port {port.name}"
             self._events.normal(ref, "AddressAssigned", text)
 
-    def _updated(self, case: Case, old: Port, new: Port, ref: ObjectRef | None, seconds: float) -> None:
+    def _updated(
+        self, case: Case, old: Port, new: Port, ref: ObjectRef | None, seconds: float, timeline: Timeline | None
+    ) -> None:
         before, after = old.requested_chassis, new.requested_chassis
         fields = {"vm": case.facts.key, "port": new.name}
         if before != after:
@@ -94,7 +99,10 @@ class Announcer:
         if len(before) == 2 and len(after) == 1:
             migration = old.external_id(MIGRATION)
             reason = "MigrationDone" if migration and migration == case.where.migration else "MigrationRolledBack"
-            self._say(ref, reason, _of_migration(case, migration) + f"port {new.name} is bound on {after[0]} alone")
+            text = f"port {new.name} is bound on {after[0]} alone"
+            if timeline is not None and timeline.uid == migration and (times := summary(timeline, new.name)):
+                text += f"; {times}"
+            self._say(ref, reason, _of_migration(case, migration) + text)
 
     def _say(self, ref: ObjectRef | None, reason: str, message: str) -> None:
         if ref is not None:

@@ -12,6 +12,7 @@ from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.notes import Notes
 from ovnagent.ovn.changes import Change
 from ovnagent.serve.metrics import Metrics
+from ovnagent.timelines import Timelines
 
 REFUSED_RETRY_SECONDS = 30.0
 """When a row that the database refused is tried again without any news of it."""
@@ -20,14 +21,31 @@ REFUSED_RETRY_SECONDS = 30.0
 class Consequences:
     """For the reconciler, in its thread."""
 
-    def __init__(self, notes: Notes, dirty: Dirty, kube: Kubernetes, announcer: Announcer, metrics: Metrics) -> None:
-        self._notes, self._dirty, self._kube, self._announcer, self._metrics = notes, dirty, kube, announcer, metrics
+    def __init__(
+        self,
+        notes: Notes,
+        timelines: Timelines,
+        dirty: Dirty,
+        kube: Kubernetes,
+        announcer: Announcer,
+        metrics: Metrics,
+    ) -> None:
+        self._notes, self._timelines, self._dirty, self._kube = notes, timelines, dirty, kube
+        self._announcer, self._metrics = announcer, metrics
 
     def draw(
-        self, result: Result, case: Case, group: Sequence[Change], error: str | None, drifted: bool, seconds: float
+        self,
+        result: Result,
+        case: Case,
+        group: Sequence[Change],
+        error: str | None,
+        drifted: bool,
+        news: float,
+        done: float,
+        first: bool,
     ) -> None:
-        """`error`: why the database refused the rows; `drifted`: somebody changed them in NB since the last look; `seconds`:
-        from the first news of the VM to the commit."""
+        """`error`: why the database refused the rows; `drifted`: somebody changed them in NB since the last look; `news`,
+        `done`: the first news of the VM, and the commit (monotonic seconds); `first`: the agent has just begun to lead."""
         problems = result.problems
         if error:
             problems = (*problems, refusal(result, error))
@@ -44,7 +62,8 @@ class Consequences:
             self._kube.store.forget(result.key)
         self._record(result, case)
         self._dirty.later(result.key, REFUSED_RETRY_SECONDS if error else result.look_again)
-        self._announcer.tell(result, case, () if error else group, problems, before.problems, seconds)
+        timeline = self._timelines.look(case, result, news, done, first) if not error else None
+        self._announcer.tell(result, case, () if error else group, problems, before.problems, done - news, timeline)
 
     def _record(self, result: Result, case: Case) -> None:
         """The record on the VM follows behind the port."""

@@ -5,18 +5,18 @@ For the reconciler, which makes the changes, and for the commands, which only sh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ovnagent.config.file import Config
-from ovnagent.core import deletion
+from ovnagent.core import deletion, ports
 from ovnagent.core.deletion import NO_BRAKE, Brake
 from ovnagent.core.networks import Network, Networks
 from ovnagent.core.placement import ChassisTable
 from ovnagent.core.plan import Result, World
 from ovnagent.core.ports import Port, PresentPort
 from ovnagent.core.routers import router_ports
-from ovnagent.core.vm import VmKey
+from ovnagent.core.vm import Facts, VmKey
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, DeleteRows, PutRouterPort, UpdatePort
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
@@ -40,6 +40,35 @@ def world_of(
     )
 
 
+class Present:
+    """The rows of each VM, as they are in a snapshot: those that name it, and those that name none any more, but still its
+    UID (somebody took a key away). So they are put right in place, and no guest loses its port for it."""
+
+    def __init__(self, nb: NorthboundSnapshot) -> None:
+        self._by_vm, self._names = nb.by_vm, nb.ports
+        self._strays: dict[str, list[PresentPort]] = {}
+        for row in nb.virtual.values():
+            if row.port.type != "virtual" and (uid := row.port.external_id(ports.VM_UID)):
+                self._strays.setdefault(uid, []).append(row)
+
+    def of(self, facts: Facts) -> tuple[PresentPort, ...]:
+        """A VM's rows, sorted by name."""
+        rows = self._by_vm.get(facts.key, ())
+        if not self._strays:
+            return rows
+        uids = {each.uid for each in (facts.vm, facts.vmi) if each is not None}
+        strays = [row for uid in uids for row in self._strays.get(uid, ())]
+        return tuple(sorted((*rows, *strays), key=lambda row: row.port.name))
+
+    def strays_of(self, everybody: Callable[[], Iterable[Facts]]) -> frozenset[str]:
+        """Names of the rows that name no VM any more, of VMs that are there. `everybody()`: all VMs' facts."""
+        if not self._strays:
+            return frozenset()
+        return frozenset(
+            row.port.name for facts in everybody() for row in self.of(facts) if row.port.name not in self._names
+        )
+
+
 def brake_of(kube: Kubernetes, nb: NorthboundSnapshot, networks: Networks, cluster: str) -> Brake:
     """What must not be deleted now (core/deletion.py)."""
     store = kube.store
@@ -53,12 +82,14 @@ def changes(result: Result, present: Sequence[PresentPort]) -> list[Change]:
     return [*map(DeletePort, result.obsolete), *_puts(result.wanted, {row.port.name: row for row in present})]
 
 
-def virtual_changes(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> list[tuple[Port, Change]]:
+def virtual_changes(
+    wanted: Iterable[Port], present: Mapping[str, PresentPort], kept: Container[str] = ()
+) -> list[tuple[Port, Change]]:
     """The difference between the virtual ports wanted and the agent's rows that belong to no VM: each change, and the port
-    that it is about."""
-    ports = {port.name: port for port in wanted}
-    gone = [(row.port, DeletePort(row)) for name, row in present.items() if name not in ports]
-    return [*gone, *((change.port, change) for change in _puts(ports.values(), present))]
+    that it is about. `kept`: names of rows that a VM's plan has taken on (see Present)."""
+    named = {port.name: port for port in wanted}
+    gone = [(row.port, DeletePort(row)) for name, row in present.items() if name not in named and name not in kept]
+    return [*gone, *((change.port, change) for change in _puts(named.values(), present))]
 
 
 def _puts(wanted: Iterable[Port], present: Mapping[str, PresentPort]) -> Iterator[CreatePort | UpdatePort]:

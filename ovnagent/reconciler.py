@@ -18,12 +18,12 @@ from ovnagent.consequences import REFUSED_RETRY_SECONDS, Consequences
 from ovnagent.core.books import NO_BOOKS, Books
 from ovnagent.core.deletion import APPROVAL, NO_BRAKE, Brake
 from ovnagent.core.placement import Situation, Whereabouts, locate
-from ovnagent.core.plan import FAILED_SECONDS, Case, Result, World, plan
+from ovnagent.core.plan import FAILED_SECONDS, Case, Result, plan
 from ovnagent.core.ports import PresentPort
 from ovnagent.core.problems import INTERNAL_ERROR, Problem
 from ovnagent.core.virtual_ports import virtual_ports
 from ovnagent.core.vm import Facts, VmKey
-from ovnagent.difference import brake_of, changes, infrastructure, virtual_changes, world_of
+from ovnagent.difference import Present, brake_of, changes, infrastructure, virtual_changes, world_of
 from ovnagent.dirty import Dirty
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.notes import Notes
@@ -33,6 +33,7 @@ from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.serve.metrics import Metrics
 from ovnagent.standby import StandbyWatch
+from ovnagent.timelines import Timelines
 
 LOG = logging.getLogger(__name__)
 
@@ -71,13 +72,14 @@ class Reconciler:
     ) -> None:
         self.status = Status()
         self.notes = Notes()
+        self.timelines = Timelines()
         self.leading = False
         """It holds the lock and works; a standby remembers nothing of what changes."""
         self._config, self._next = config, config
         self._dirty, self._kube = dirty, kube
         self._northbound, self._southbound = northbound, southbound
         self._announcer, self._metrics = announcer, metrics
-        self._consequences = Consequences(self.notes, dirty, kube, announcer, metrics)
+        self._consequences = Consequences(self.notes, self.timelines, dirty, kube, announcer, metrics)
         self._standby = StandbyWatch(kube, northbound, southbound)
         self._touched: set[VmKey] = set()
         """VMs whose rows changed in NB, by whomever, since the last look at them."""
@@ -87,6 +89,8 @@ class Reconciler:
         """The rows of shared addresses at the last look; None: they are to be looked at."""
         self._retry_virtual = 0.0
         self._failures = 0
+        self._term = 0
+        """Of the lock (Northbound.lock_term), by which what is remembered is true."""
         self._stopping = False
 
     # -- from other threads
@@ -159,12 +163,14 @@ class Reconciler:
             return False
         self._northbound.acquire_lock()
         has_lock = self._northbound.has_lock
+        term = self._northbound.lock_term
         ready = has_lock and self._northbound.snapshot.complete and self._southbound.snapshot.ever_complete
-        if ready and not self.leading:
+        if ready and (not self.leading or term != self._term):
             # Another agent may have granted addresses meanwhile.
             LOG.info("leading", extra={"reason": "holding the Northbound lock, all views complete"})
             self._begin_anew()
-            self.leading = True
+            self.timelines.lead()
+            self.leading, self._term = True, term
         elif self.leading and not has_lock:
             LOG.warning("not leading any more", extra={"reason": "the Northbound lock is lost"})
             self.leading = False
@@ -230,14 +236,16 @@ class Reconciler:
         facts = [self._kube.facts(key) for key in batch]
         brake = self._brake(facts, nb)
         world = world_of(self._config, self._kube, nb, sb, brake)
-        cases = [self._case(each, nb, sb, started) for each in facts]
+        present = Present(nb)
+        cases = [self._case(each, present.of(each), sb, started) for each in facts]
         planned = plan(cases, self.status.books, world)
         self._metrics.reconcile.observe(time.monotonic() - started)
         now = self._northbound.snapshot
-        if nb.generation != now.generation or not now.complete:
-            self._dirty.add_everything()  # the copy was thrown away under our hands: none of this may be true
+        if nb.generation != now.generation or not now.complete or self._term != self._northbound.lock_term:
+            # The copy was thrown away under our hands, or another agent may have written: none of this may be true.
+            self._dirty.add_everything()
             return
-        shared = self._shared(planned.books, nb, world)
+        shared = self._shared(planned.books, nb, present)
         left: set[VmKey] = set()
         for start in range(0, max(len(cases), 1), CHUNK):
             part = slice(start, start + CHUNK)
@@ -270,7 +278,7 @@ class Reconciler:
             LOG.warning("sweep approved", extra={"reason": "an operator has given his word", "of": len(nb.ports)})
         return found
 
-    def _case(self, facts: Facts, nb: NorthboundSnapshot, sb: SouthboundSnapshot, now: float) -> Case:
+    def _case(self, facts: Facts, present: tuple[PresentPort, ...], sb: SouthboundSnapshot, now: float) -> Case:
         try:
             where = locate(facts)
         except Exception:
@@ -280,15 +288,16 @@ class Reconciler:
         watched = seen.watched if sb.complete else ()
         bindings = {name: binding for name in watched if (binding := sb.bindings.get(name))}
         unsure = self._kube.store.unsure(facts)
-        return Case(facts, where, now - seen.since, nb.by_vm.get(facts.key, ()), bindings, unsure)
+        return Case(facts, where, now - seen.since, present, bindings, unsure)
 
-    def _shared(self, books: Books, nb: NorthboundSnapshot, world: World) -> list[Group]:
+    def _shared(self, books: Books, nb: NorthboundSnapshot, present: Present) -> list[Group]:
         """The virtual ports of shared addresses, each a group of its own; they follow from what all VMs may use."""
         if self.status.in_sync and books.same_shares(self.status.books) and nb.virtual is self._virtual:
             return []
         self._virtual = nb.virtual
         taken = {*nb.ports, *nb.names} if any(True for _ in books.shared()) else ()
-        found = virtual_changes(virtual_ports(world.cluster, books, taken), nb.virtual)
+        strays = present.strays_of(lambda: map(self._kube.facts, self._kube.keys()))
+        found = virtual_changes(virtual_ports(self._config.cluster, books, taken), nb.virtual, strays)
         return [Group(f"virtual port {port.name}", (change,)) for port, change in found]
 
     def _commit(
@@ -330,9 +339,10 @@ class Reconciler:
             if index not in written:
                 left.add(result.key)
                 continue
-            changed, seconds = groups[index].changes, done - batch[result.key]
+            changed, news, first = groups[index].changes, batch[result.key], not self.status.in_sync
             try:
-                self._consequences.draw(result, case, changed, errors[index], result.key in drifted, seconds)
+                drift = result.key in drifted
+                self._consequences.draw(result, case, changed, errors[index], drift, news, done, first)
             except Exception as failure:
                 self._set_aside(result.key, failure)
         self._southbound.watch({name for names in self.notes.watched.values() for name in names})

@@ -12,7 +12,7 @@ from ovnagent.core.books import NO_BOOKS
 from ovnagent.core.placement import locate
 from ovnagent.core.plan import Case, plan
 from ovnagent.core.takeover import IDLE_SECONDS
-from ovnagent.difference import brake_of, changes, world_of
+from ovnagent.difference import Present, brake_of, changes, world_of
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn.northbound import Northbound
 from ovnagent.ovn.southbound import Southbound
@@ -53,11 +53,12 @@ class StandbyWatch:
         self._stirred = False
         nb, sb = self._northbound.snapshot, self._southbound.snapshot
         world = world_of(config, self._kube, nb, sb, brake_of(self._kube, nb, config.networks, config.cluster))
+        present = Present(nb)
         cases = []
         for key in {*self._kube.keys(), *nb.by_vm}:
             facts = self._kube.facts(key)
             unsure = self._kube.store.unsure(facts)
-            cases.append(Case(facts, locate(facts), 0.0, nb.by_vm.get(key, ()), unsure=unsure))
+            cases.append(Case(facts, locate(facts), 0.0, present.of(facts), unsure=unsure))
         results = plan(cases, NO_BOOKS, world).results
         differs = any(changes(result, case.present) for result, case in zip(results, cases, strict=True))
         ended = time.monotonic()

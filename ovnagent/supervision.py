@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import tenacity
 
@@ -107,21 +108,28 @@ class Loop:
             LOG.exception("a failure could not be reported", extra={"worker": self.name})
 
 
+class Turning(Protocol):
+    """A thread that is no Loop: whether it lives, and when it was heard of last (monotonic seconds)."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def last_turn(self) -> float: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Other:
-    """A thread that is no Loop."""
-
     name: str
-    alive: Callable[[], bool]
-    heard: Callable[[], float]
+    thread: Turning
     patience: float
 
     @property
     def last_turn(self) -> float:
-        return self.heard()
+        return self.thread.last_turn
 
     def trouble(self, now: float) -> str:
-        alive = self.alive()
+        alive = self.thread.alive
         return "" if alive and now <= self.last_turn + self.patience else _sentence(self, alive, now)
 
 
@@ -144,10 +152,9 @@ class Supervisor:
         self._threads.append(made)
         return made
 
-    def watch(self, name: str, alive: Callable[[], bool], last_turn: Callable[[], float], patience: float) -> None:
-        """Also watch a thread that others made: whether it lives, when (monotonic seconds) it was heard of last, and after
-        how many seconds of silence it is in trouble."""
-        self._threads.append(_Other(name, alive, last_turn, patience))
+    def watch(self, name: str, thread: Turning, patience: float) -> None:
+        """Also watch a thread that others made. After so many seconds of silence it is in trouble."""
+        self._threads.append(_Other(name, thread, patience))
 
     def failure(self, name: str, error: Exception, pause: float) -> None:
         """A step of a thread has failed by a fault in the agent: log and count it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the time went, by folder and file."""
+    spent: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                folder, _, file = report.nodeid.split("::")[0].rpartition("/")
+                spent[folder] += report.duration
+                spent[f"{folder}/{file}"] += report.duration
+    terminalreporter.section("where the time went")
+    for name, seconds in spent.most_common(25):
+        if seconds >= 1:
+            terminalreporter.line(f"{seconds:7.0f} s  {name}")
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,16 @@ from typing import Any
 
 from hack.lab.kube import ControlPlane
 from hack.lab.kubevirt import objects
-from hack.lab.kubevirt.api import Obj
+from hack.lab.kubevirt.api import Obj, clone
 from hack.lab.process import stop
 
 NAMESPACES = 20
 CONDITIONS = ("Ready", "LiveMigratable", "StorageLiveMigratable", "AgentConnected")
+VERSIONS = {
+    "kubevirt.io/latest-observed-api-version": "v1",
+    "kubevirt.io/storage-observed-api-version": "v1",
+}
+IMAGE = "quay.io/kubevirt/virt-launcher:v1.9.0"
 CREATED = "2026-01-01T00:00:00Z"
 IN_A_TRANSACTION = 40
 """etcd takes 128 operations and 1.5 MB."""
@@ -46,13 +51,6 @@ def write(kube: ControlPlane, entries: Iterable[tuple[str, Obj]]) -> int:
     return written
 
 
-def delete(kube: ControlPlane, keys: Iterable[str]) -> None:
-    """Take objects out of etcd."""
-    rest = iter(keys)
-    while batch := list(islice(rest, IN_A_TRANSACTION)):
-        _transact(kube, [{"requestDeleteRange": {"key": _base64(key.encode())}} for key in batch])
-
-
 def _transact(kube: ControlPlane, operations: list[Obj]) -> None:
     body = json.dumps({"success": operations}).encode()
     with urllib.request.urlopen(f"{kube.etcd_url}/v3/kv/txn", body, timeout=60) as answer:
@@ -76,6 +74,8 @@ def surroundings(nodes: int, namespaces: Iterable[str]) -> Iterator[tuple[str, O
             "status": {"phase": "Active"},
         }
         yield f"/registry/namespaces/{name}", _complete(namespace)
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
+        yield f"/registry/serviceaccounts/{name}/default", _complete(account)
 
 
 def namespace_of(number: int) -> str:
@@ -136,8 +136,8 @@ def machine(number: int, namespace: str) -> Obj:
             "name": f"vm{number:05d}",
             "namespace": namespace,
             "labels": {"app": "web"},
-            "annotations": dict(objects.OBSERVED_VERSIONS),
-            "finalizers": [objects.VM_FINALIZER],
+            "annotations": dict(VERSIONS),
+            "finalizers": ["kubevirt.io/virtualMachineControllerFinalize"],
             "generation": 1,
         },
         "spec": {"runStrategy": "Always", "template": template},
@@ -155,10 +155,21 @@ def machine(number: int, namespace: str) -> Obj:
 
 
 def instance(vm: Mapping[str, Any], node: str) -> Obj:
-    vmi = objects.instance_of(vm)
-    mac = _mac(vm)
-    vmi["metadata"]["labels"][objects.NODE_NAME] = node
-    vmi["status"] |= {
+    meta, template = vm["metadata"], vm["spec"]["template"]
+    vmi: Obj = {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstance",
+        "metadata": {
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "labels": {**template["metadata"]["labels"], objects.NODE_NAME: node},
+            "annotations": {**template["metadata"]["annotations"], **VERSIONS, "kubevirt.io/vm-generation": "1"},
+            "ownerReferences": [objects.owner(vm, "kubevirt.io/v1", "VirtualMachine")],
+            "finalizers": ["kubevirt.io/virtualMachineControllerFinalize", "kubevirt.io/foregroundDeleteVirtualMachine"],
+        },
+        "spec": clone(template["spec"]),
+    }
+    vmi["status"] = {
         "phase": "Running",
         "nodeName": node,
         "activePods": {str(uuid.uuid5(uuid.NAMESPACE_OID, vm["metadata"]["name"])): node},
@@ -171,7 +182,7 @@ def instance(vm: Mapping[str, Any], node: str) -> Obj:
                 "ipAddress": "10.16.0.9",
                 "ipAddresses": ["10.16.0.9", "fe80::9"],
                 "linkState": "up",
-                "mac": mac,
+                "mac": _mac(vm),
                 "name": "default",
                 "podInterfaceName": "eth0",
                 "queueCount": 1,
@@ -191,21 +202,54 @@ def instance(vm: Mapping[str, Any], node: str) -> Obj:
 
 
 def launcher(vmi: Mapping[str, Any], suffix: str = "x7k2p") -> Obj:
-    pod = objects.launcher_of(vmi)
-    meta, spec = pod["metadata"], pod["spec"]
-    meta["name"] = meta.pop("generateName") + suffix
+    name, namespace, uid = (vmi["metadata"][key] for key in ("name", "namespace", "uid"))
     mac = vmi["status"]["interfaces"][0]["mac"]
     status = {"name": "ovn-kubernetes", "interface": "eth0", "ips": ["10.244.2.5"], "mac": mac, "default": True, "dns": {}}
-    meta["annotations"][objects.NETWORK_STATUS] = json.dumps([status], indent=4)
     folders = ("private", "public", "sockets", "virt-bin-share-dir", "libvirt-runtime", "ephemeral-disks", "hotplug-disks")
     mounts = [{"name": folder, "mountPath": f"/var/run/kubevirt-{folder}"} for folder in folders]
-    compute = spec["containers"][0]
-    compute |= _container(mounts)
-    helper = {"image": objects.LAUNCHER_IMAGE, "command": ["/usr/bin/virt-tail"], "args": ["--logfile", "/var/run/log"]}
-    spec |= {
+    flags = ("qemu-timeout 351s", "kubevirt-share-dir /var/run/kubevirt", "grace-period-seconds 45", "hypervisor kvm")
+    command = ["/usr/bin/virt-launcher-monitor", "--name", name, "--uid", uid, "--namespace", namespace]
+    command += [word for flag in flags for word in f"--{flag}".split(" ")]
+    devices = {f"devices.kubevirt.io/{device}": "1" for device in ("kvm", "tun", "vhost-net")}
+    resources = {"limits": devices, "requests": {"cpu": "100m", "memory": "780Mi", **devices}}
+    pod: Obj = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"virt-launcher-{name}-{suffix}",
+            "namespace": namespace,
+            "labels": {
+                **vmi["metadata"]["labels"],
+                objects.LAUNCHER_LABEL: "virt-launcher",
+                objects.CREATED_BY: uid,
+                "vm.kubevirt.io/name": name,
+                "vmi.kubevirt.io/id": name,
+            },
+            "annotations": {
+                objects.NETWORK_STATUS: json.dumps([status], indent=4),
+                "kubectl.kubernetes.io/default-container": "compute",
+                "kubevirt.io/domain": name,
+                "kubevirt.io/migrationTransportUnix": "true",
+                "post.hook.backup.velero.io/command": f'["/usr/bin/virt-freezer", "--unfreeze", "--name", "{name}"]',
+                "pre.hook.backup.velero.io/command": f'["/usr/bin/virt-freezer", "--freeze", "--name", "{name}"]',
+            },
+            "ownerReferences": [objects.owner(vmi, "kubevirt.io/v1", "VirtualMachineInstance")],
+        },
+    }
+    helper = {"image": IMAGE, "command": ["/usr/bin/virt-tail", "--logfile", "/var/run/log"], **_container(mounts[:2])}
+    compute = {"name": "compute", "image": IMAGE, "command": command, "resources": resources, **_container(mounts)}
+    pod["spec"] = {
+        "containers": [compute],
+        "initContainers": [{"name": each, **helper} for each in ("console-log", "volumeroot")],
         "nodeName": vmi["status"]["nodeName"],
         "volumes": [{"name": folder, "emptyDir": {}} for folder in folders],
-        "initContainers": [{"name": name, **helper, **_container(mounts[:2])} for name in ("console-log", "volumeroot")],
+        "hostname": name,
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 60,
+        "nodeSelector": {"kubernetes.io/arch": "amd64", "kubevirt.io/schedulable": "true"},
+        "readinessGates": [{"conditionType": "kubevirt.io/virtual-machine-unpaused"}],
         "dnsPolicy": "ClusterFirst",
         "schedulerName": "default-scheduler",
         "securityContext": {"runAsUser": 107, "fsGroup": 107},
@@ -217,8 +261,8 @@ def launcher(vmi: Mapping[str, Any], suffix: str = "x7k2p") -> Obj:
         "containerStatuses": [
             {
                 "name": "compute",
-                "image": objects.LAUNCHER_IMAGE,
-                "imageID": f"{objects.LAUNCHER_IMAGE}@sha256:{'0' * 64}",
+                "image": IMAGE,
+                "imageID": f"{IMAGE}@sha256:{'0' * 64}",
                 "containerID": f"cri-o://{'0' * 64}",
                 "ready": True,
                 "restartCount": 0,
@@ -249,7 +293,7 @@ def _complete(obj: Obj) -> Obj:
             "time": CREATED,
             "fieldsV1": _fields(part),
         }
-        for part in ({"metadata": dict(meta), "spec": obj["spec"]}, {"status": obj.get("status", {})})
+        for part in ({"metadata": dict(meta), "spec": obj.get("spec", {})}, {"status": obj.get("status", {})})
     ]
     meta |= {"uid": str(uuid.uuid5(uuid.NAMESPACE_URL, name)), "creationTimestamp": CREATED, "managedFields": fields}
     meta.setdefault("generation", 1)
@@ -286,8 +330,15 @@ def _disk(name: str) -> Obj:
 
 
 def _mac(vm: Mapping[str, Any]) -> str:
-    number = int(vm["metadata"]["name"].removeprefix("vm"))
-    return f"02:00:00:{number >> 16 & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
+    digest = uuid.uuid5(uuid.NAMESPACE_X500, f"{vm['metadata']['namespace']}/{vm['metadata']['name']}").bytes
+    return "02:" + ":".join(f"{byte:02x}" for byte in digest[:5])
+
+
+def path_of(obj: Mapping[str, Any]) -> str:
+    """Where the API server has it."""
+    version = obj["apiVersion"]
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    return f"{root}/namespaces/{obj['metadata']['namespace']}/{obj['kind'].lower()}s"
 
 
 def key_of(obj: Mapping[str, Any]) -> str:

@@ -16,7 +16,6 @@ import ssl
 import urllib.request
 import warnings
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -250,10 +249,11 @@ class ControlPlane:
             return False
 
     def _established(self) -> bool:
-        """`kubectl wait` gives up where an object has no conditions yet."""
-        crds: Any = self.get("crd")["items"]
-        conditions = [crd.get("status", {}).get("conditions") or [] for crd in crds]
-        return all(any(each["type"] == "Established" and each["status"] == "True" for each in found) for found in conditions)
+        try:
+            self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        except RuntimeError:  # it gives up where an object has no conditions yet
+            return False
+        return True
 
     def _make_credentials(self) -> None:
         private, public = self.directory / "sa.key", self.directory / "sa.pub"

@@ -10,6 +10,12 @@ from typing import Any
 
 from hack.lab.process import run
 
+UNUSED = (
+    "virtualmachineinstancepresets.",
+    "virtualmachineinstancereplicasets.",
+    "virtualmachinepools.",
+    "virtualmachinesnapshotcontents.",
+)
 BUILD = Path(__file__).resolve().parents[1] / "kubevirt" / "build"
 
 
@@ -38,8 +44,17 @@ def manifests() -> tuple[Mapping[str, Any], ...]:
 
 
 def crds() -> str:
-    """KubeVirt's resource types, as `kubectl create` takes them."""
-    return as_list(each for each in manifests() if each["kind"] == "CustomResourceDefinition")
+    """KubeVirt's resource types, as `kubectl create` takes them. The schemas of those that hold whole VMs and nobody uses
+    here are left open: the API server takes 4 s of processor time for all instead of 6."""
+    return as_list(_opened(each) for each in manifests() if each["kind"] == "CustomResourceDefinition")
+
+
+def _opened(crd: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not crd["metadata"]["name"].startswith(UNUSED):
+        return crd
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    versions = [{**version, "schema": schema} for version in crd["spec"]["versions"]]
+    return {**crd, "spec": {**crd["spec"], "versions": versions}}
 
 
 def as_list(objects: Iterable[Mapping[str, Any]]) -> str:

@@ -200,14 +200,7 @@ class OvnLab:
         directory = chassis.directory
         self._host(chassis)
         run(*self._program("ovsdb-tool"), "create", directory / "conf.db", SCHEMA)
-        self._daemon(
-            chassis,
-            "ovsdb-server",
-            f"--remote=punix:{directory}/db.sock",
-            "--remote=db:Open_vSwitch,Open_vSwitch,manager_options",
-            f"--unixctl={directory}/ovsdb.ctl",
-            directory / "conf.db",
-        )
+        self.start_ovsdb(chassis)
         chassis.vsctl("--no-wait", "init")
         settings = {
             "system-id": chassis.name,
@@ -220,7 +213,7 @@ class OvnLab:
         }
         values = [f'external_ids:{key}="{value}"' for key, value in settings.items()]
         chassis.vsctl("--no-wait", "set", "Open_vSwitch", ".", *values)
-        self._daemon(chassis, "ovs-vswitchd", chassis.ovsdb, "--disable-system", f"--unixctl={directory}/vswitchd.ctl")
+        self.start_vswitchd(chassis)
         # The tunnel's address sits on the bridge's own port, with the underlay's leg as a port of the bridge.
         phys = "add-br br-phys -- set Bridge br-phys datapath_type=netdev fail_mode=standalone -- add-port br-phys ul0"
         integration = "add-br br-int -- set Bridge br-int datapath_type=netdev fail_mode=secure"
@@ -228,6 +221,27 @@ class OvnLab:
         run("ip", "-n", chassis.netns, "addr", "add", f"{chassis.address}/24", "dev", "br-phys")
         run("ip", "-n", chassis.netns, "link", "set", "br-phys", "up")
         self.start_controller(chassis)
+
+    def start_ovsdb(self, chassis: Chassis) -> None:
+        """(Re)start a node's Open_vSwitch database on what its file holds."""
+        directory = chassis.directory
+        self._daemon(
+            chassis,
+            "ovsdb-server",
+            f"--remote=punix:{directory}/db.sock",
+            "--remote=db:Open_vSwitch,Open_vSwitch,manager_options",
+            f"--unixctl={directory}/ovsdb.ctl",
+            directory / "conf.db",
+        )
+
+    def start_vswitchd(self, chassis: Chassis) -> None:
+        ctl = f"--unixctl={chassis.directory}/vswitchd.ctl"
+        self._daemon(chassis, "ovs-vswitchd", chassis.ovsdb, "--disable-system", ctl)
+
+    def stop_ovs(self, chassis: Chassis) -> None:
+        """End ovs-vswitchd and ovsdb-server."""
+        stop(chassis.directory / "ovs-vswitchd.pid")
+        stop(chassis.directory / "ovsdb-server.pid")
 
     def start_controller(self, chassis: Chassis) -> None:
         self._daemon(chassis, "ovn-controller", chassis.ovsdb)
@@ -297,7 +311,7 @@ class OvnLab:
         return next(chassis for chassis in self.chassis if chassis.node == node)
 
     def plug(self, node: str, interface: str, iface_id: str) -> None:
-        """Put an interface of the node's namespace into br-int, as ovs-cni does."""
+        """Put an interface of the node's namespace into br-int under an iface-id by hand: somebody's who is no VM."""
         self.on(node).vsctl(
             "--may-exist", "add-port", "br-int", interface, "--", "set", "Interface", interface,
             f'external_ids:iface-id="{iface_id}"',

@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ovnagent import __version__, logs
+from ovnagent import __version__, logs, memory
+from ovnagent.commands import people, plug
 from ovnagent.commands.observer import CannotLookError, Observer
 from ovnagent.config.file import Config, ConfigError, load
 
@@ -36,16 +37,11 @@ IDLE_SECONDS = 5.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
-        config = load(options.config)
-    except ConfigError as error:
-        for line in error.errors:
-            print(f"{options.config}: {line}", file=sys.stderr)
-        return 1 if options.function in (_run, _check_config) else 2
-    command: Callable[[argparse.Namespace, Config], int] = options.function
-    try:
-        return command(options, config)
+        if plain := getattr(options, "plain", None):  # a command that needs no configuration
+            return int(plain(options))
+        return _configured(options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -53,9 +49,25 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _configured(options: argparse.Namespace) -> int:
+    try:
+        config = load(options.config)
+    except ConfigError as error:
+        for line in error.errors:
+            print(f"{options.config}: {line}", file=sys.stderr)
+        return 1 if options.function in (_run, _check_config) else 2
+    command: Callable[[argparse.Namespace, Config], int] = options.function
+    return command(options, config)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    plugin = Path(sys.argv[0]).name == "kubectl-ovnagent"
     parser = argparse.ArgumentParser(
-        "ovnagent", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        "kubectl ovnagent" if plugin else "ovnagent",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ovnagent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -67,10 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "cluster: the one that holds the lock in the Northbound database writes, the others stand by.",
     )
     _add_config(run)
-    run.add_argument(
-        "--log-format", choices=("text", "json"), default="text", help="text: key=value (default); json: an object a line"
-    )
-    run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
+    plug.add_logs(run)
     run.set_defaults(function=_run)
 
     check_config = commands.add_parser(
@@ -81,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     check_config.add_argument("config", type=Path, metavar="FILE", help="the configuration (YAML)")
     check_config.set_defaults(function=_check_config)
 
+    plug.add_plug(commands)
+
     ports = commands.add_parser(
         "ports",
         help="show the ports of VMs",
@@ -89,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ports.add_argument("vm", nargs="?", default="", metavar="VM", help="the ports of this VM only")
     ports.add_argument("-n", "--namespace", default="", metavar="NS", help="the ports of this namespace only")
+    ports.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces (the default)")
     ports.add_argument("-w", "--watch", action="store_true", help="go on, and print each line that changes")
     _add_output(ports, ("table", "wide", "json", "yaml"))
     _add_config(ports)
@@ -123,6 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_config(policy)
     policy.set_defaults(function=_render_policy)
+    people.add_why(commands, _add_config, _observe)
+    people.add_migrations(commands)
+    people.add_adopt(commands, _add_config)
+    people.add_completion(commands, parser)
     return parser
 
 
@@ -142,6 +158,7 @@ def _add_output(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> No
     parser.add_argument(
         "--timeout", type=float, default=30.0, metavar="SECONDS", help="how long Kubernetes and OVN may take; default: 30"
     )
+    people.add_cluster(parser)
 
 
 def _run(options: argparse.Namespace, config: Config) -> int:
@@ -162,7 +179,7 @@ def _ports(options: argparse.Namespace, config: Config) -> int:
     columns = report.PORT_COLUMNS if options.output == "table" else report.PORT_COLUMNS_WIDE
 
     def look(observer: Observer) -> list[report.PortLine]:
-        return report.port_lines(observer.look(), options.namespace, options.vm)
+        return report.port_lines(observer.look(), "" if options.all_namespaces else options.namespace, options.vm)
 
     def show(observer: Observer) -> int:
         lines = look(observer)
@@ -223,8 +240,9 @@ def _render_policy(_: argparse.Namespace, config: Config) -> int:
 
 def _observe(options: argparse.Namespace, config: Config, show: Callable[[Observer], int]) -> int:
     logs.setup("text", "error")
+    memory.be_frugal()
     try:
-        with Observer(config, options.timeout) as observer:
+        with Observer(people.with_cluster(config, options), options.timeout) as observer:
             return show(observer)
     except CannotLookError as error:
         print(error, file=sys.stderr)

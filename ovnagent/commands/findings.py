@@ -11,8 +11,9 @@ from ovnagent.announce import object_ref
 from ovnagent.commands.observer import View
 from ovnagent.core.deletion import go_ahead
 from ovnagent.core.placement import Situation
-from ovnagent.core.ports import NETWORK, Port, PresentPort
-from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
+from ovnagent.core.plan import Case
+from ovnagent.core.ports import INTERFACE, NETWORK, Port, PresentPort
+from ovnagent.core.vm import RECORD_ANNOTATION, VmKey, pod_interface
 from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, DeleteRows, PutRouterPort, UpdatePort
 
 AGENT = "a running agent puts it right: see its log and /readyz"
@@ -66,7 +67,7 @@ def _infrastructure(view: View) -> Iterator[Finding]:
             case CreatePort(virtual):
                 yield Finding("missing", virtual.name, f"the port of an address that VMs share is not there; {AGENT}")
             case UpdatePort(row, virtual):
-                text = f"the port of an address that VMs share: {_difference(row.port, virtual)}"
+                text = f"the port of an address that VMs share: {difference(row.port, virtual)}"
                 yield Finding("drift", virtual.name, f"{text}; {AGENT}")
             case DeletePort(row):
                 yield Finding("leftover", row.port.name, f"no VMs share its address; {AGENT}")
@@ -79,7 +80,7 @@ def _ports(view: View) -> Iterator[Finding]:
                 case CreatePort(port):
                     yield Finding("missing", port.name, f"the port of VM {key} is not there; {AGENT}")
                 case UpdatePort(present, port):
-                    yield Finding("drift", port.name, f"the port of VM {key}: {_difference(present.port, port)}; {AGENT}")
+                    yield Finding("drift", port.name, f"the port of VM {key}: {difference(present.port, port)}; {AGENT}")
                 case DeletePort(present):
                     remedy = AGENT
                     if key in view.brake.vms or present.port.name in view.brake.ports:
@@ -94,7 +95,7 @@ def _why_left(view: View, key: VmKey, row: PresentPort) -> str:
     return f"there is no VM {key}" if view.cases[key].facts.empty else f"VM {key} does not use it any more"
 
 
-def _difference(is_: Port, wanted: Port) -> str:
+def difference(is_: Port, wanted: Port) -> str:
     """`options:requested-chassis is chassis9, should be chassis1`, for each column or key that differs."""
     before, after = _values(is_), _values(wanted)
     return ", ".join(
@@ -173,11 +174,25 @@ def _unbound(view: View) -> Iterator[Finding]:
             bound = binding.chassis if binding is not None else ""
             if len(wanted) == 1 and port.enabled and bound != wanted[0]:
                 where = f"on {bound}" if bound else "nowhere"
-                text = (
-                    f"VM {key} runs on chassis {wanted[0]}, but the port is bound {where}; is its interface plugged into "
-                    f"br-int there, with external_ids:iface-id={port.name}?"
-                )
+                text = f"VM {key} runs on chassis {wanted[0]}, but the port is bound {where}; {why_unbound(case, port)}"
                 yield Finding("unbound", port.name, text)
+
+
+def why_unbound(case: Case, port: Port) -> str:
+    """What is known of its interface from here: the pod's network-status says whether a CNI has attached it."""
+    vmi = case.facts.vmi
+    assert vmi is not None
+    pod = next((pod for pod in case.facts.launchers if pod.alive and pod.node == vmi.node), None)
+    interface = next((each for each in vmi.interfaces if each.name == port.external_id(INTERFACE)), None)
+    if pod is None or interface is None:
+        return f"its interface there should have external_ids:iface-id={port.name}"
+    where = f"{pod_interface(interface)} of pod {pod.name} on node {pod.node}"
+    if all(name != pod_interface(interface) for name, _, _ in pod.attached):
+        return f"no CNI has attached {where}: see the pod's Events and its network-status"
+    return (
+        f"{where} is attached and not plugged into it (external_ids:iface-id): see the VMI's Events (InterfaceNotPlugged), "
+        "and whether ovnagent-plug runs on that node"
+    )
 
 
 def _problems(view: View) -> Iterator[Finding]:

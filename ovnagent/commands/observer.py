@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from ovnagent.config.file import Config
 from ovnagent.core.books import Books
@@ -19,13 +20,13 @@ from ovnagent.core.placement import Binding, locate
 from ovnagent.core.plan import Case, Result, World, plan
 from ovnagent.core.virtual_ports import virtual_ports
 from ovnagent.core.vm import VmKey
-from ovnagent.difference import brake_of, changes, infrastructure, virtual_changes, world_of
+from ovnagent.difference import Present, brake_of, changes, infrastructure, virtual_changes, world_of
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.ovn import json_parser
 from ovnagent.ovn.changes import Change, CreatePort
 from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
-from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
+from ovnagent.ovn.snapshot import SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.supervision import Supervisor
 
@@ -87,7 +88,7 @@ class Observer:
     def _changed(self, *_: object) -> None:
         self._news.set()
 
-    def __enter__(self) -> Observer:
+    def __enter__(self) -> Self:
         json_parser.install()
         self._troubles.listen()
         self._kube.start()
@@ -167,9 +168,11 @@ class Observer:
         nb, sb = self._northbound.snapshot, self._southbound.snapshot
         brake = brake_of(self._kube, nb, networks, self._config.cluster)
         world = world_of(self._config, self._kube, nb, sb)  # what an agent would hold back is shown as well
-        cases = [self._case(key, nb, sb) for key in sorted({*self._kube.keys(), *nb.by_vm})]
+        present = Present(nb)
+        cases = [self._case(key, present, sb) for key in sorted({*self._kube.keys(), *nb.by_vm})]
         planned = plan(cases, Books(), world)
-        virtual = virtual_changes(virtual_ports(self._config.cluster, planned.books, {*nb.ports, *nb.names}), nb.virtual)
+        wanted = virtual_ports(self._config.cluster, planned.books, {*nb.ports, *nb.names})
+        virtual = virtual_changes(wanted, nb.virtual, present.strays_of(lambda: (case.facts for case in cases)))
         return View(
             world,
             planned.books,
@@ -180,10 +183,10 @@ class Observer:
             brake,
         )
 
-    def _case(self, key: VmKey, nb: NorthboundSnapshot, sb: SouthboundSnapshot) -> Case:
+    def _case(self, key: VmKey, present: Present, sb: SouthboundSnapshot) -> Case:
         facts = self._kube.facts(key)
         # No time has passed: what the agent waits for is no fault.
-        return Case(facts, locate(facts), 0.0, nb.by_vm.get(key, ()), sb.bindings)
+        return Case(facts, locate(facts), 0.0, present.of(facts), sb.bindings, self._kube.store.unsure(facts))
 
 
 class _Troubles(logging.Handler):

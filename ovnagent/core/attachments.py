@@ -52,11 +52,11 @@ def attachments(
         request = read(replace(interface, mac="") if silent else interface, owner.annotations)
         network = _network(interface, request, owner.key, rules)
         if isinstance(network, Problem):
-            troubles.append(network)
+            troubles.append(replace(network, interface=interface.name))
         elif network is not None:
             name = name_of(owner, interface, network, facts, rows)
             if trouble := _insecure(request, network, owner.key, rules):
-                troubles.append(trouble)
+                troubles.append(replace(trouble, interface=interface.name))
                 # A rule that has changed counts from the guest's next start.
                 off = owner.running and any(row.port.name == name and not row.port.port_security for row in rows)
                 request = request if off else replace(request, port_security=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ovnagent.core import ports, values
 from ovnagent.core.addresses import Holder
@@ -46,7 +46,7 @@ def name_of(owner: Owner, interface: Interface, network: Network, facts: Facts, 
 
 
 def retained(
-    facts: Facts, owner: Owner | None, rows: Iterable[PresentPort], attached: Iterable[tuple[str, str]]
+    facts: Facts, owner: Owner | None, rows: Iterable[PresentPort], attached: Collection[tuple[str, str]]
 ) -> tuple[PresentPort, ...]:
     """Rows that no attachment asks for and that stay as they are, because a guest may use them: all of a guest whose VM
     and VMI are gone from view; an interface that was unplugged, or whose NAD was changed, while a launcher still has it;

@@ -27,7 +27,7 @@ some milliseconds while its interface is still plugged (measured: 14 of 51 runs 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from ovnagent.core.owner import guest_unaccounted
@@ -106,6 +106,21 @@ class ChassisTable:
         )
 
 
+class Line(Enum):
+    """The line of the table that was taken, in words for people."""
+
+    STOPPED = "no launcher counts: the VM is stopped"
+    ONE_PLACE = "one place only"
+    TARGET_BOUND = "a migration is open, its target launcher has a node: the target is named, and opens with its RARP"
+    ACTIVATED = "the guest runs on the target, and the Southbound reports the target's chassis as activated"
+    ANNOUNCEMENT_DUE = "the guest runs on the target, and its announcement is waited for"
+    ANNOUNCEMENT_LOST = "the guest runs on the target, but no announcement was seen: the target stands first, which opens it"
+    SOURCE_HOLDS_ON = "the migration is over, and the source's interface has not gone yet"
+    TARGET_ALONE = "the guest runs on the target, and the Northbound knows of no other place"
+    CONTRADICTION = "the facts contradict each other: the row stays as it is"
+    CHASSIS_UNKNOWN = "a node's chassis is not known"
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     requested: tuple[str, ...] = ()
@@ -116,6 +131,8 @@ class Placement:
     look_again: float | None = None
     """Seconds after which the same facts may give another answer."""
     problem: str = ""
+    line: Line = field(default=Line.ONE_PLACE, compare=False)
+    """Why it is so."""
 
 
 def locate(facts: Facts) -> Whereabouts:
@@ -173,9 +190,9 @@ def place(
     )
     match where.situation:
         case Situation.STOPPED:
-            return Placement()
+            return Placement(line=Line.STOPPED)
         case Situation.UNCLEAR:
-            return _later(unchanged, LOOK_AGAIN_SECONDS)
+            return _later(unchanged, LOOK_AGAIN_SECONDS, Line.CONTRADICTION)
         case Situation.PLACED:
             return _placed(where, unchanged, binding, chassis, elapsed)
         case Situation.MIGRATING | Situation.SWITCHED:
@@ -187,12 +204,12 @@ def _placed(
 ) -> Placement:
     name, problem = chassis.of(where.node)
     if problem:
-        return _later(unchanged, None, problem)
+        return _unknown(unchanged, problem)
     ended = len(unchanged.requested) == 2 and unchanged.migration and unchanged.migration == where.migration
     if ended and name in unchanged.requested and elapsed < GRACE_SECONDS:
         source = next(other for other in unchanged.requested if other != name)
         if binding is None or source == binding.chassis or source in binding.additional:
-            return _later(unchanged, GRACE_SECONDS - elapsed)
+            return _later(unchanged, GRACE_SECONDS - elapsed, Line.SOURCE_HOLDS_ON)
     return Placement((name,))
 
 
@@ -208,25 +225,26 @@ def _migrating(
     source, source_problem = _source(where, target, unchanged, chassis)
     if problem:  # no partial list: the guest's own chassis alone, or what stands there
         if not source or unchanged.requested[:1] == (source,):
-            return _later(unchanged, None, problem)
-        return Placement((source,), problem=problem)
+            return _unknown(unchanged, problem)
+        return _unknown(Placement((source,)), problem)
     if where.situation is Situation.SWITCHED and (not source or unchanged.requested == (target,)):
-        return Placement((target,), problem=source_problem)  # the guest is there, and nothing else is known to OVN
+        # The guest is there, and nothing else is known to OVN.
+        return Placement((target,), problem=source_problem, line=Line.TARGET_ALONE)
     if source_problem:
-        return _later(unchanged, None, source_problem)
+        return _unknown(unchanged, source_problem)
     if source == target:  # two nodes annotated with one chassis: nothing moves for OVN
         return Placement((target,))
-    forward = Placement((source, target), "rarp", where.migration)
+    forward = Placement((source, target), "rarp", where.migration, line=Line.TARGET_BOUND)
     if where.situation is Situation.MIGRATING:
         return forward
-    swapped = Placement((target, source), "rarp", where.migration)
+    swapped = Placement((target, source), "rarp", where.migration, line=Line.ANNOUNCEMENT_LOST)
     if unchanged.requested != forward.requested:
         # Swapped before, and it stays so; or the list was never written and the guest already runs on the target.
         return swapped
     if binding is not None and (target in binding.activated or target == binding.chassis):
-        return forward
+        return replace(forward, line=Line.ACTIVATED)
     patience = 0.0 if binding_method in SILENT_BINDINGS else RESCUE_SECONDS
-    return swapped if elapsed >= patience else _later(forward, patience - elapsed)
+    return swapped if elapsed >= patience else _later(forward, patience - elapsed, Line.ANNOUNCEMENT_DUE)
 
 
 def _source(where: Whereabouts, target: str, unchanged: Placement, chassis: ChassisTable) -> tuple[str, str]:
@@ -235,8 +253,12 @@ def _source(where: Whereabouts, target: str, unchanged: Placement, chassis: Chas
     return next((name for name in unchanged.requested if name != target), ""), ""
 
 
-def _later(placement: Placement, seconds: float | None, problem: str = "") -> Placement:
-    return Placement(placement.requested, placement.strategy, placement.migration, seconds, problem)
+def _later(placement: Placement, seconds: float, line: Line) -> Placement:
+    return replace(placement, look_again=seconds, line=line)
+
+
+def _unknown(placement: Placement, problem: str) -> Placement:
+    return replace(placement, problem=problem, line=Line.CHASSIS_UNKNOWN)
 
 
 def _without_vmi(facts: Facts) -> Whereabouts:

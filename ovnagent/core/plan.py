@@ -86,6 +86,8 @@ class Result:
     """Addresses, MACs, networks and port names of which something became free: see Problem.waits_for."""
     failure: str = ""
     """The agent's own error, on this VM's plan; its rows stay as they are."""
+    placements: Mapping[str, Placement] = Map()
+    """Port name -> why it is placed as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def _without_taken_names(draft: _Draft, first: Mapping[str, VmKey], world: World
         row, virtual = world.holders.get(name), world.virtual.get(name)
         if user is None and row is not None and row.port.vm != draft.key:
             user = f"VM {row.port.vm}"
-        if user is None and virtual is not None:
+        if user is None and virtual is not None and virtual not in draft.case.present:
             user = "an address that VMs share"
         if user is None and row is None and first[name] != draft.key:
             user = f"VM {first[name]}"
@@ -228,7 +230,7 @@ def _without_taken_names(draft: _Draft, first: Mapping[str, VmKey], world: World
                 f"logical switch port {name} exists already and belongs to {user}; it is left alone. "
                 "Delete it (ovn-nbctl lsp-del) or rename the VM"
             )
-            refused[name] = Problem(problems.PORT_REFUSED, text, (f"port {name}",))
+            refused[name] = Problem(problems.PORT_REFUSED, text, (f"port {name}",), attachment.interface.name)
     if not refused:
         return draft
     return replace(
@@ -293,27 +295,27 @@ def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
     troubles = list(draft.problems)
     wanted: list[Port] = []
     leases: list[Lease] = []
-    placements: list[Placement] = []
+    placements: dict[str, Placement] = {}
 
     def located(name: str, binding_method: str) -> Placement:
         placement = place(case.where, rows.get(name), case.bindings.get(name), world.chassis, binding_method, case.elapsed)
         if placement.problem:
             troubles.append(Problem(problems.CHASSIS_UNKNOWN, placement.problem))
-        placements.append(placement)
+        placements[name] = placement
         return placement
 
     for attachment, claim in zip(draft.attachments, draft.claims, strict=True):
         assert machine is not None
         name = attachment.port
         grant = settled.grants[claim.holder]
-        troubles += grant.problems
+        troubles += (replace(each, interface=attachment.interface.name) for each in grant.problems)
         if grant.lease is None:
             # No guest loses its port because a grant failed.
             if name in rows and identity.guest_may_run(case.facts, machine):
                 wanted.append(placed(rows[name], located(name, attachment.interface.binding)))
             continue
         if trouble := dhcp_trouble(attachment):
-            troubles.append(trouble)
+            troubles.append(replace(trouble, interface=attachment.interface.name))
         leases.append(grant.lease)
         placement = located(name, attachment.interface.binding)
         macs = pod_macs(machine, case.facts, attachment.interface).values()
@@ -335,8 +337,9 @@ def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
         problems=tuple(dict.fromkeys(troubles)),
         record=text,
         look_again=min(
-            (each.look_again for each in placements if each.look_again is not None),
+            (each.look_again for each in placements.values() if each.look_again is not None),
             default=FAILED_SECONDS if case.unsure else None,
         ),
         freed=(*settled.freed.get(draft.key, ()), *(f"port {row.port.name}" for row in obsolete)),
+        placements=placements,
     )

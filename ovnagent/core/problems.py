@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,8 @@ class Problem:
     """The Event's reason, CamelCase."""
     message: str
     waits_for: tuple[str, ...] = ()
+    interface: str = field(default="", compare=False)
+    """The VM's interface that it is about; empty where it is about all of them. One sentence is told once."""
 
 
 INVALID_REQUEST = "InvalidRequest"

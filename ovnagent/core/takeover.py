@@ -21,8 +21,9 @@ IDLE_SECONDS = 5.0
 """So long something has waited, and no row of the agent's has changed."""
 ANSWER_SECONDS = 5.0
 """So long the holder has for its answer. A holder at work answers within a transaction's time."""
-BELIEVED_SECONDS = 60.0
-"""So long an answer counts."""
+BELIEVED_SECONDS, LONGEST_BELIEVED_SECONDS = 60.0, 600.0
+"""So long an answer counts; each further one, while the same still waits, twice as long, up to the longest. (Each question
+has northd look at NB_Global.)"""
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3600.0
 """Between two times that the lock is taken: the first pause, doubled each time, and the longest."""
 FORGOTTEN_SECONDS = 86_400.0
@@ -54,6 +55,8 @@ class Standby:
     """When the holder was asked, if it has not answered since."""
     answered: float | None = None
     """When it last did."""
+    answers: int = 0
+    """How often it did since `differs_since`."""
     taken: tuple[float, ...] = ()
     """When the lock was taken, by this agent or from it."""
 
@@ -65,7 +68,8 @@ def verdict(standby: Standby) -> Verdict:
         return Verdict.WAIT
     if now < max(standby.differs_since, standby.changed or 0.0) + IDLE_SECONDS:
         return Verdict.WAIT
-    if standby.answered is not None and now < standby.answered + BELIEVED_SECONDS:
+    believed = min(LONGEST_BELIEVED_SECONDS, BELIEVED_SECONDS * 2 ** max(0, min(standby.answers, 10) - 1))
+    if standby.answered is not None and now < standby.answered + believed:
         return Verdict.WAIT
     taken = [when for when in standby.taken if now < when + FORGOTTEN_SECONDS]
     if taken and now < max(taken) + pause(len(taken)):

@@ -9,16 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import urllib3
-from kubernetes import client as kubernetes_client
-from kubernetes import config as kubernetes_config
-from kubernetes.client.rest import RESTClientObject, tcp_keepalive_socket_options
 
 LOG = logging.getLogger(__name__)
 
@@ -66,9 +63,15 @@ class KubeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class _Access:
-    configuration: Any
+class Access:
+    """How to reach the API server."""
+
+    host: str
+    """With scheme and port."""
+    token: Callable[[], str]
+    """What the header Authorization says; empty for none."""
     pool: Any
+    """urllib3's."""
     read_at: float
     """Monotonic seconds."""
 
@@ -81,7 +84,12 @@ class Client:
         self._lock = threading.Lock()
         self._access = self._load()
 
-    def _load(self) -> _Access:
+    def _load(self) -> Access:
+        # Here and not above: its models are 18 MB resident, and `ovnagent plug` (plugger/access.py) does without.
+        from kubernetes import client as kubernetes_client
+        from kubernetes import config as kubernetes_config
+        from kubernetes.client.rest import RESTClientObject, tcp_keepalive_socket_options
+
         configuration = kubernetes_client.Configuration()
         if self._config.kubeconfig is None and self._config.context is None:
             try:
@@ -97,7 +105,11 @@ class Client:
         configuration.connection_pool_maxsize = 32
         configuration.retries = False
         configuration.socket_options = tcp_keepalive_socket_options(**KEEPALIVE)
-        return _Access(configuration, RESTClientObject(configuration).pool_manager, time.monotonic())
+
+        def token() -> str:
+            return configuration.get_api_key_with_prefix("authorization", alias="BearerToken") or ""
+
+        return Access(configuration.host, token, RESTClientObject(configuration).pool_manager, time.monotonic())
 
     def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> bytearray:
         """The answer's body.
@@ -136,7 +148,7 @@ class Client:
             raise ApiError(response.status, method, path.partition("?")[0], _message(response), retry_after)
         return response
 
-    def _renewed(self, refused: _Access) -> _Access:
+    def _renewed(self, refused: Access) -> Access:
         """Credentials that are newer than those refused, if there are any."""
         with self._lock:
             if self._access is refused and time.monotonic() - refused.read_at > RELOAD_SECONDS:
@@ -146,10 +158,9 @@ class Client:
                     LOG.warning("credentials not read", extra={"reason": str(error)})
             return self._access
 
-    def _once(self, access: _Access, method: str, path: str, body: object, content_type: str, read: float) -> Any:
+    def _once(self, access: Access, method: str, path: str, body: object, content_type: str, read: float) -> Any:
         headers: dict[str, str] = {"Accept": "application/json", "User-Agent": "ovnagent"}
-        token = access.configuration.get_api_key_with_prefix("authorization", alias="BearerToken")
-        if token:
+        if token := access.token():
             headers["authorization"] = token
         data = None
         if body is not None:
@@ -157,7 +168,7 @@ class Client:
             headers["Content-Type"] = content_type
         return access.pool.request(
             method,
-            access.configuration.host + path,
+            access.host + path,
             body=data,
             headers=headers,
             preload_content=False,

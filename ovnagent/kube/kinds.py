@@ -20,6 +20,9 @@ class Kind:
     fact: type[vm.Fact]
     reduce: Callable[[object], vm.Fact]
     selector: str = ""
+    """Of labels."""
+    fields: str = ""
+    """A field selector."""
     optional: bool = False
     """Its CRD may be absent: then there are none."""
 

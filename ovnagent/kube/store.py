@@ -58,6 +58,8 @@ class Store:
         self._by_node, self._by_nad = _Index(), _Index()
         self._surroundings: set[type[Fact]] = set()
         """Those of SURROUNDINGS that have changed since `_publish`."""
+        self._relabelled: set[str] = set()
+        """Namespaces that have changed since `_publish`."""
         self._node_chassis: Mapping[str, str] = MappingProxyType({})
         self._nads: Mapping[str, str] = MappingProxyType({})
         self._namespaces: Mapping[str, Labels] = MappingProxyType({})
@@ -71,7 +73,7 @@ class Store:
         """An object as it is now."""
         with self._lock:
             keys, urgent = self._put(fact)
-            self._publish()
+            keys |= self._publish()
         self._tell(keys, urgent)
 
     def delete(self, kind: type[Fact], name: Identity) -> None:
@@ -80,7 +82,7 @@ class Store:
             keys = self._remove(kind, name) | self._readable(kind, name)
             if kind in (VirtualMachine, Instance, Launcher):
                 self._note_deletion(keys, kind)
-            self._publish()
+            keys |= self._publish()
         self._tell(keys, kind in (Launcher, Migration))
 
     def replace(
@@ -104,7 +106,7 @@ class Store:
             for name, reason in (aside or {}).items():
                 self._set_aside(kind, name, reason)
             self._nameless[kind] = nameless
-            self._publish()
+            keys |= self._publish()
         self._tell(keys, urgent)
 
     def set_aside(self, kind: type[Fact], name: Identity, reason: str) -> None:
@@ -168,14 +170,16 @@ class Store:
         if isinstance(fact, Node):
             return self._by_node.of(fact.name) if fact.chassis else set()
         if isinstance(fact, Namespace):
-            return {key for key in self._by_key if key.namespace == fact.name}
+            self._relabelled.add(fact.name)  # whose VMs are looked for once, not for each of 5,000 in a list
+            return set()
         return self._by_nad.of(fact.nad)
 
     def _uses(self, fact: OfVm) -> list[tuple[_Index, str]]:
         return [(self._by_node, node) for node in _nodes(fact)] + [(self._by_nad, nad) for nad in _nads(fact)]
 
-    def _publish(self) -> None:
-        """What others read of Nodes and NADs is never changed, but replaced where it is different."""
+    def _publish(self) -> set[VmKey]:
+        """What others read of Nodes, NADs and namespaces is never changed, but replaced where it is different. The VMs of
+        namespaces that have changed."""
         if Node in self._surroundings:
             nodes = (fact for fact in self._objects[Node].values() if isinstance(fact, Node))
             self._node_chassis = MappingProxyType({node.name: node.chassis for node in nodes if node.chassis})
@@ -187,6 +191,11 @@ class Store:
             spaces = (fact for fact in self._objects[Namespace].values() if isinstance(fact, Namespace))
             self._namespaces = MappingProxyType({space.name: space.labels for space in spaces})
         self._surroundings.clear()
+        if not self._relabelled:
+            return set()
+        keys = {key for key in self._by_key if key.namespace in self._relabelled}
+        self._relabelled.clear()
+        return keys
 
     def _tell(self, keys: set[VmKey], urgent: bool) -> None:
         if keys:

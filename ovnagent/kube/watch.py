@@ -27,7 +27,7 @@ from ovnagent.supervision import PATIENCE_SECONDS, Loop, Supervisor, pauses
 LOG = logging.getLogger(__name__)
 
 PAGE = 100
-"""Objects in a page: 1 MB of launchers. With 500 the API server needs a tenth less for a list, and each thread holds 5 MB."""
+"""Objects in a page: 1 MB of launchers. With 500 the API server needs a tenth less for a list, each thread holds 5 MB."""
 SMALLEST_PAGE = 10
 PAGE_ATTEMPTS = 4
 """So often a page is asked for before its list is begun anew."""
@@ -254,6 +254,8 @@ class Watcher:
     def _path(self, query: dict[str, str]) -> str:
         if self.kind.selector:
             query["labelSelector"] = self.kind.selector
+        if self.kind.fields:
+            query["fieldSelector"] = self.kind.fields
         return f"{self.kind.path}?{urlencode(query)}"
 
     def _alive(self, synced: bool = False) -> None:

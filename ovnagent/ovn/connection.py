@@ -156,8 +156,8 @@ class Connection(ovsdbapp_connection.Connection):  # type: ignore[misc]
         self.idl.run()
         if self.idl.monitoring:
             self._report = time.monotonic() + FIRST_REPORT_SECONDS
-        else:
-            self._tell(self.idl.reason)
+        elif reason := self.idl.reason:
+            self._tell(reason)
         if (transaction := self.txns.get_nowait()) is not None:
             try:
                 transaction.results.put(transaction.do_commit())

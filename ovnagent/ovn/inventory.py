@@ -92,25 +92,30 @@ class Inventory:
         self.macs: defaultdict[str, Uses[str]] = defaultdict(Uses)
         self.names: Uses[str] = Uses()
         """Who has which port name."""
+        self.foreign: Map[str, Foreign] = Map()
+        """Switch -> what is used there, as of `refresh`; the same object as before where nothing has changed."""
+        self._changed: set[str] = set()  # switches, since `refresh`
         self._ports: dict[str, ForeignPort] = {}  # by row UUID
         self._routers: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}  # router port -> MACs, IPs
         self._attached: defaultdict[str, set[str]] = defaultdict(set)  # router port -> row UUIDs
 
-    def foreign(self) -> Map[str, Foreign]:
-        """Switch -> what is used there, now."""
-        return Map(
-            {
-                switch: Foreign(self.ips[switch].now, self.macs[switch].now)
-                for switch in {*self.ips, *self.macs}
-                if self.ips[switch].now or self.macs[switch].now
-            }
-        )
+    def refresh(self) -> Map[str, Foreign]:
+        """Bring `foreign` up to date, and return it."""
+        for switch in self._changed - {""}:
+            used = Foreign(self.ips[switch].now, self.macs[switch].now)
+            if used.ips or used.macs:
+                self.foreign = self.foreign.set(switch, used)
+            elif switch in self.foreign:
+                self.foreign = self.foreign.delete(switch)
+        self._changed.clear()
+        return self.foreign
 
     def put(self, row_id: str, port: ForeignPort) -> bool:
         """Note a port as it is now; False if that is no news."""
         if self._ports.get(row_id) == port:
             return False
         self.remove(row_id)
+        self._changed.add(port.switch)
         self._ports[row_id] = port
         if port.router_port:
             self._attached[port.router_port].add(row_id)
@@ -123,6 +128,7 @@ class Inventory:
         port = self._ports.pop(row_id, None)
         if port is None:
             return False
+        self._changed.add(port.switch)
         if port.router_port:
             self._attached[port.router_port].discard(row_id)
             if not self._attached[port.router_port]:

@@ -72,7 +72,7 @@ class NorthboundReplica(Replica):
         self._own = OwnPorts()
         self._inventory = Inventory()
         self._services = Services(self.cluster)
-        self._switches: dict[str, str] = {}
+        self._switches: Map[str, str] = Map()
         """Name -> UUID. The first of them where several have one name, which OVN allows."""
         self._global_ids: Map[str, str] = Map()
         self._switch_names: dict[str, str] = {}  # by UUID, as all below
@@ -204,7 +204,7 @@ class NorthboundReplica(Replica):
             for member in list(self._members[switch]):
                 self._set_member(switch, member, False)
             del self._members[switch], self._switch_names[switch]
-        switches = {name: row_id for row_id, name in sorted(self._switch_names.items(), reverse=True)}
+        switches = Map({name: row_id for row_id, name in sorted(self._switch_names.items(), reverse=True)})
         if switches != self._switches:
             self._switches = switches
             self._everything_dirty = True
@@ -343,8 +343,8 @@ class NorthboundReplica(Replica):
             ports=self._own.ports,
             by_vm=self._own.by_vm,
             virtual=self._own.virtual,
-            switches=Map(self._switches),
-            foreign=self._inventory.foreign(),
+            switches=self._switches,
+            foreign=self._inventory.refresh(),
             names=self._inventory.names.now,
             router_ports=self._services.router_ports,
             dhcp=self._services.dhcp,

@@ -101,6 +101,13 @@ class Northbound:
         replica = self._replica
         return replica is not None and bool(replica.lock_name) and replica.has_lock and replica.monitoring
 
+    @property
+    def lock_term(self) -> int:
+        """Counts how often the lock was had: between two looks it may have been lost and had again, and somebody else may
+        have written meanwhile."""
+        replica = self._replica
+        return replica.lock_terms if replica is not None else 0
+
     def acquire_lock(self) -> None:
         """Contend for the lock; the database hands it over as soon as its holder's connection ends."""
         self._set_lock(self.lock_name)
@@ -125,10 +132,11 @@ class Northbound:
         return self._replica.rows_changed if self._replica is not None else None
 
     def steal_lock(self) -> None:
-        """Take the lock from its holder: core/takeover.py says when. The holder's transactions assert it, so it writes
-        nothing any more; it gets the lock back when this agent lets it go."""
-        if (replica := self._replica) is not None:
-            self.connection.request(replica.steal_lock)
+        """Take the lock from its holder at once: core/takeover.py says when, or an operator's command must write as the only
+        one. The holder's transactions assert it, so it writes nothing any more; it waits for the lock in front of all
+        others, and has it again when this client lets it go, or ends."""
+        if (replica := self._replica) is not None and replica.monitoring:
+            self.connection.request(lambda: replica.steal_lock(self.lock_name))
 
     def ask_holder(self) -> None:
         """Ask the agent that holds the lock whether it is alive: by a key in NB_Global, which it takes away. That is the one

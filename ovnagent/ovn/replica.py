@@ -39,6 +39,10 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
     anew where it cannot be sure to have understood an update. Its thread is the only one that may touch it, but for
     `request`, `monitoring` and plain attributes."""
 
+    _holds = False
+    lock_terms = 0
+    """How often the lock was had."""
+
     def __init__(self, remote: str, helper: Any, leader_only: bool) -> None:
         super().__init__(remote, helper, leader_only=leader_only)
         self._session = Session(remote)
@@ -58,6 +62,16 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self._trusted = True
         self._was_monitoring = False
         self._quick_return_due = 0.0
+
+    @property
+    def has_lock(self) -> bool:
+        """The server has said that the lock is ours."""
+        return self._holds
+
+    @has_lock.setter
+    def has_lock(self, held: bool) -> None:
+        self.lock_terms += held and not self._holds
+        self._holds = held
 
     def request(self, function: Callable[[], None]) -> None:
         """Have something done in the connection's thread, at its next turn. From any thread."""
@@ -125,8 +139,8 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
 
     @property
     def reason(self) -> str:
-        """Why the copy is not kept up to date."""
-        return self._session.reason if not self._session.is_connected() else "the copy is not complete yet"
+        """Why there is no connection; empty where there is one."""
+        return self._session.reason if not self._session.is_connected() else ""
 
     @property
     def _copying(self) -> bool:
@@ -178,11 +192,14 @@ class Replica(OvsdbIdl):  # type: ignore[misc]
         self.cleared()
         super()._Idl__clear()
 
-    def steal_lock(self) -> None:
-        """Take the lock from whoever holds it, if it is wanted here (RFC 7047, 4.1.9)."""
-        if self.lock_name and not self.has_lock:
+    def steal_lock(self, name: str) -> None:
+        """Take the lock from whoever holds it (RFC 7047, 4.1.9). In the connection's thread."""
+        if self.has_lock:
+            return
+        if self.lock_name:
             self._Idl__send_unlock_request()  # the request of before, which waits: the server takes no second one
-            self._lock_request_id = self._Idl__do_send_lock_request("steal")
+        self.lock_name: str | None = name
+        self._lock_request_id = self._Idl__do_send_lock_request("steal")
 
     def _Idl__do_send_lock_request(self, method: str) -> Any:  # noqa: N802
         request = super()._Idl__do_send_lock_request(method)

@@ -2,7 +2,8 @@
 reader has one that agrees with itself for as long as he keeps it.
 
 The mappings are persistent ones (`immutables.Map`): a new snapshot costs what has changed, not what there is.
-Their `keys()` is no set, unlike a dictionary's: write `set(snapshot.by_vm)`.
+A mapping in which nothing has changed is the same object as before, but for `unused`. `keys()` is no set, unlike a
+dictionary's: write `set(snapshot.by_vm)`.
 """
 
 from __future__ import annotations

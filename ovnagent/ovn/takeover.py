@@ -22,6 +22,7 @@ class Takeover:
         self._northbound = northbound
         self._asked: float | None = None
         self._answered: float | None = None
+        self._answers = 0
         self._taken: tuple[float, ...] = ()
 
     @property
@@ -38,11 +39,14 @@ class Takeover:
             self._asked = None
         elif self._asked is not None and now > self._asked + ARRIVAL_SECONDS and not northbound.holder_asked:
             self._asked, self._answered = None, now
+            self._answers += 1
             if differs_since is not None:
                 reason = (
                     "it answers, but does not write what this agent would: are their versions and configurations the same?"
                 )
                 LOG.warning("the holder of the Northbound lock is alive", extra={"reason": reason})
+        if differs_since is None:
+            self._answers = 0
         facts = Standby(
             now=now,
             contended=northbound.contended,
@@ -51,6 +55,7 @@ class Takeover:
             changed=northbound.rows_changed,
             asked=self._asked,
             answered=self._answered,
+            answers=self._answers,
             taken=self._taken,
         )
         found = verdict(facts)

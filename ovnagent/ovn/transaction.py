@@ -40,13 +40,13 @@ class RefusedError(Exception):
     """The database understood the transaction and will not have it: nothing of it was written."""
 
 
-def transact(connection: Connection, operations: list[Operation]) -> None:
-    """Commit; that the lock is held is asserted in the same transaction, by the database.
+def transact(connection: Connection, operations: list[Operation], locked: bool = True) -> None:
+    """Commit; `locked`: that the lock is held is asserted in the same transaction, by the database.
 
     Raises NotCommittedError or RefusedError."""
     if connection.idl is None or not connection.idl.monitoring:
         raise NotCommittedError("not connected to the database")
-    attempt = Attempt(connection, operations)
+    attempt = Attempt(connection, operations, locked)
     try:
         status, error = attempt.commit()
     except exceptions.TimeoutException as timeout:
@@ -92,9 +92,10 @@ class Attempt(transaction.Transaction):  # type: ignore[misc]
     """ovsdbapp's own transaction tries again by itself, with rows computed from facts that may have changed since, and waits
     for an answer as long as the connection takes to come back."""
 
-    def __init__(self, connection: Connection, operations: list[Operation]) -> None:
+    def __init__(self, connection: Connection, operations: list[Operation], locked: bool) -> None:
         super().__init__(api=None, ovsdb_connection=connection, timeout=COMMIT_SECONDS, check_error=True, log_errors=False)
         self.add(Operations(operations))
+        self.locked = locked
         self.abandoned = False
         """Whoever asked for it has given up: it must not be written later."""
 
@@ -107,7 +108,7 @@ class Attempt(transaction.Transaction):  # type: ignore[misc]
         idl = connection.idl
         if self.abandoned:
             return ovs_idl.Transaction.ABORTED, ""
-        if idl.lock_name is None:  # the IDL would write without asserting any
+        if self.locked and idl.lock_name is None:  # the IDL would write without asserting any
             return ovs_idl.Transaction.NOT_LOCKED, ""
         txn = ovs_idl.Transaction(idl)
         try:

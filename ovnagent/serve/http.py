@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics.
+"""/healthz, /readyz, /metrics, and documents in JSON.
 
 One thread for all connections, and two that compute. A client that is slow, or says nothing, holds a place among the
 connections and nothing else; when there are too many, the one that has been silent longest loses it. So however many there
@@ -12,16 +12,18 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from http import HTTPStatus
+from types import MappingProxyType
+from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ovnagent.serve.metrics import Metrics
 from ovnagent.supervision import Loop, Supervisor
 
 LOG = logging.getLogger(__name__)
@@ -53,21 +55,30 @@ class _Stage(IntEnum):
     WAITING = 2
 
 
+class Scraped(Protocol):
+    """Metrics, as text for Prometheus."""
+
+    def scrape(self) -> bytes: ...
+
+
 class Server:
     """Serves until `stop`. `reasons`: why the agent is not ready; `troubles`: which of its threads are dead or stuck; both
-    are empty if all is well. Listens from the start, so an address that is in use is an OSError here."""
+    are empty if all is well; `documents`: path -> what makes its JSON. Listens from the start, so an address that is in use
+    is an OSError here."""
 
     def __init__(
         self,
         address: str,
         port: int,
-        metrics: Metrics,
+        metrics: Scraped,
         reasons: Callable[[], list[str]],
         troubles: Callable[[], list[str]],
         supervisor: Supervisor,
+        documents: Mapping[str, Callable[[], bytes]] = MappingProxyType({}),
     ) -> None:
         self._reasons, self._troubles = reasons, troubles
         self._metrics = metrics
+        self._documents = documents
         self._socket = listen(address, port)
         self.port: int = self._socket.getsockname()[1]
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="http-answer")
@@ -145,7 +156,10 @@ class Server:
                 return await self._computed(path, self._readiness, 0.0)
             case "/metrics":
                 return await self._computed(path, self._scrape, FRESH_SECONDS)
-        return Answer(404, b"there are /metrics, /healthz and /readyz\n")
+        if (document := self._documents.get(path)) is not None:
+            return await self._computed(path, partial(_json, document), FRESH_SECONDS)
+        known = ", ".join(("/metrics", "/healthz", "/readyz", *self._documents))
+        return Answer(404, f"there are {known}\n".encode())
 
     def _readiness(self) -> Answer:
         why = self._reasons()
@@ -162,6 +176,10 @@ class Server:
             future = asyncio.get_running_loop().run_in_executor(self._pool, compute)
             self._answers[path] = time.monotonic(), future
         return await asyncio.shield(future)
+
+
+def _json(document: Callable[[], bytes]) -> Answer:
+    return Answer(200, document(), "application/json")
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[str, str]:

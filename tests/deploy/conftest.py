@@ -23,9 +23,9 @@ def manifests(overlay: str) -> tuple[dict[str, Any], ...]:
     return tuple(each for each in yaml.safe_load_all(text) if each)
 
 
-def of_kind(overlay: str, kind: str) -> dict[str, Any]:
-    """The object of this kind."""
-    (found,) = (each for each in manifests(overlay) if each["kind"] == kind)
+def of_kind(overlay: str, kind: str, name: str = "ovnagent") -> dict[str, Any]:
+    """The object of this kind and name."""
+    (found,) = (each for each in manifests(overlay) if (each["kind"], each["metadata"]["name"]) == (kind, name))
     return found
 
 

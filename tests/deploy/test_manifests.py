@@ -31,8 +31,8 @@ def dry_run(kube: ControlPlane, *objects: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_accepted(kube: ControlPlane, overlay: str) -> None:
-    namespace = of_kind(overlay, "Namespace")
-    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(namespace))
+    namespaces = yaml.safe_dump_all(each for each in manifests(overlay) if each["kind"] == "Namespace")
+    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=namespaces)
     answer = dry_run(kube, *manifests(overlay))
     assert answer.count("serverside-applied") == len(manifests(overlay)) >= 8
     assert "Warning" not in answer
@@ -75,3 +75,22 @@ def test_the_deployment_runs_the_image_as_it_is_built() -> None:
     assert user is not None
     context = of_kind("tcp", "Deployment")["spec"]["template"]["spec"]["securityContext"]
     assert (str(context["runAsUser"]), str(context["runAsGroup"])) == (user[1], user[2])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_of_the_host_plug_has_the_sockets_of_open_vswitch_and_nothing_else(kube: ControlPlane, overlay: str) -> None:
+    template = copy.deepcopy(of_kind(overlay, "DaemonSet", "ovnagent-plug")["spec"]["template"])
+    spec = template["spec"]
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    assert spec["volumes"] == [{"name": "openvswitch", "hostPath": {"path": "/var/run/openvswitch", "type": "Directory"}}]
+    (container,) = spec["containers"]
+    assert [(each["name"], each["readOnly"]) for each in container["volumeMounts"]] == [("openvswitch", True)]
+    context = container["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    namespaces = yaml.safe_dump_all(each for each in manifests(overlay) if each["kind"] == "Namespace")
+    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=namespaces)
+    kube.apply(yaml.safe_dump(of_kind(overlay, "ServiceAccount", "ovnagent-plug")))
+    template["metadata"] |= {"name": "probe", "namespace": "ovnagent-plug"}
+    dry_run(kube, {"apiVersion": "v1", "kind": "Pod", **template})

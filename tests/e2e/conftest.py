@@ -97,13 +97,16 @@ def manifest(name: str, strategy: str = "Always", **annotations: str) -> str:
 
 @pytest.fixture(scope="session")
 def session_lab() -> Iterator[Lab]:
-    with Cluster("e2e") as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt:
+    with (
+        Cluster(os.environ.get("E2E_LAB", "e2e")) as cluster,
+        KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt,
+    ):
         agent = cluster.replicas().start()
         yield Lab(cluster, agent, kubevirt)
 
 
 class RandomCrash:
-    """One agent is killed in one test of those that this plugin has seen collected, and started again."""
+    """One agent is killed in one of these tests, and started again."""
 
     def __init__(self, tests: Sequence[str]) -> None:
         seed = os.environ.get("RANDOM_CRASH") or str(random.randrange(10**6))
@@ -131,14 +134,15 @@ class RandomCrash:
 CRASH = pytest.StashKey[RandomCrash]()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Tests that count what one process has done are left alone."""
     tests = [
         item.nodeid
-        for item in items
+        for item in session.items
         if "lab" in getattr(item, "fixturenames", ()) and item.get_closest_marker("one_process") is None
     ]
-    config.stash[CRASH] = RandomCrash(tests)
+    session.config.stash[CRASH] = RandomCrash(tests)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> str:

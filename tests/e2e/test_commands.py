@@ -78,16 +78,19 @@ def test_ports_follows_a_migration(lab: Lab) -> None:
         assert process.stdout is not None
         reader = threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True)
         reader.start()
-        wait_for(lambda: len(lines) >= 2, 20, "the first table")
-        lab.kubevirt.faults.delays.domain_ready = 3.0
-        migration = lab.kubevirt.migrate("default", "web")
-        assert lab.kubevirt.wait_migration("default", migration) == "Succeeded"
-        lab.placed(port, lab.chassis("web"))
-        end = lab.chassis("web")
-        wait_for(lambda: any(",chassis" in line for line in lines), 10, "a line with two chassis")
-        wait_for(lambda: f" {end} " in lines[-1] and "," not in lines[-1].split()[5], 10, "a line with the target alone")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        try:
+            wait_for(lambda: len(lines) >= 2, 20, "the first table")
+            lab.kubevirt.faults.delays.domain_ready = 3.0
+            migration = lab.kubevirt.migrate("default", "web")
+            assert lab.kubevirt.wait_migration("default", migration) == "Succeeded"
+            lab.placed(port, lab.chassis("web"))
+            end = lab.chassis("web")
+            wait_for(lambda: any(",chassis" in line for line in lines), 10, "a line with two chassis")
+            wait_for(lambda: f" {end} " in lines[-1] and "," not in lines[-1].split()[5], 10, "a line with the target alone")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+        finally:
+            process.kill()  # else a failure above would wait for it for ever
 
 
 def test_nothing_to_find_where_all_is_well(lab: Lab) -> None:

@@ -18,12 +18,14 @@ from tests.e2e.conftest import Lab
 pytestmark = pytest.mark.timeout(400)
 
 BLUE: dict[str, object] = {"name": "blue", "nads": ["default/blue"], "subnets": [{"cidr": "192.168.10.0/24"}]}
-MANIFEST = """
+GREEN: dict[str, object] = {"name": "green", "nads": ["default/green"], "subnets": [{"cidr": "192.168.20.0/24"}]}
+NAD = """
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
-metadata: {name: blue, namespace: default}
-spec: {config: '{"cniVersion": "0.3.1", "type": "ovs", "bridge": "br-int"}'}
----
+metadata: {{name: {name}, namespace: default}}
+spec: {{config: '{{"cniVersion": "0.3.1", "type": "ovs", "bridge": "br-int"}}'}}
+"""
+MANIFEST = """
 apiVersion: kubevirt.io/v1
 kind: VirtualMachine
 metadata: {name: web, namespace: default}
@@ -37,13 +39,13 @@ spec:
       domain: {devices: {interfaces: [{name: default, bridge: {}}]}, memory: {guest: 64Mi}}
       networks: [{name: default, pod: {}}]
 """
-PORT, PLUGGED = "web.default", "web.default.blue.default"
+PORT, PLUGGED, MOVED = "web.default", "web.default.blue.default", "web.default.green.default"
 
 
 @pytest.fixture(scope="module")
 def life() -> Iterator[Lab]:
     with Cluster("kver") as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt:
-        yield Lab(cluster, cluster.replicas([*NETWORKS, BLUE]).start(), kubevirt)
+        yield Lab(cluster, cluster.replicas([*NETWORKS, BLUE, GREEN]).start(), kubevirt)
 
 
 def running(lab: Lab, addresses: list[str], port: str = PORT) -> None:
@@ -61,6 +63,8 @@ def migrated(lab: Lab, migration: str, source: str) -> None:
 def test_a_whole_life(life: Lab) -> None:
     lab, kubevirt = life, life.kubevirt
     assert f"v{version()}" in kubevirt.virtctl("version", "--client")
+    for name in ("blue", "green"):
+        lab.kube.apply(NAD.format(name=name))
     lab.kube.apply(MANIFEST)
     kubevirt.wait_running("default", "web")
     addresses = lab.ovn.addresses(PORT)
@@ -102,6 +106,14 @@ def test_a_whole_life(life: Lab) -> None:
     running(lab, plugged, PLUGGED)
     running(lab, addresses)
 
+    if version() >= "1.8":
+        source = lab.node("web")
+        move = [{"op": "replace", "path": f"{path}/networks/1/multus/networkName", "value": "green"}]
+        lab.kube.kubectl("patch", "vm", "web", "--type=json", "-p", json.dumps(move))
+        migrated(lab, kubevirt.newest_migration("default", "web"), source)
+        wait_for(lambda: lab.ovn.port(MOVED) and not lab.ovn.port(PLUGGED), 20, "the port is on the other network")
+        running(lab, lab.ovn.addresses(MOVED), MOVED)
+
     source = lab.node("web")
     lab.kube.kubectl("drain", source, "--pod-selector=kubevirt.io=virt-launcher", "--delete-emptydir-data", "--timeout=60s")
     wait_for(lambda: lab.node("web") != source, 10, "drained")
@@ -115,5 +127,5 @@ def test_a_whole_life(life: Lab) -> None:
     wait_for(lambda: uid in lab.ovn.port(PORT).get("external_ids", ""), 20, "adopted")
     running(lab, addresses)
     lab.kube.kubectl("delete", "vm", "web", "--wait=false")
-    wait_for(lambda: not lab.ovn.port(PORT) and not lab.ovn.port(PLUGGED), 30, "nothing is left")
+    wait_for(lambda: not any(lab.ovn.port(port) for port in (PORT, PLUGGED, MOVED)), 30, "nothing is left")
     assert not re.findall("Traceback|CRITICAL", lab.agent.log.read_text())

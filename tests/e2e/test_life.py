@@ -298,3 +298,28 @@ def test_a_standby_takes_over(lab: Lab) -> None:
     port = lab.create("other", strategy="Halted")
     wait_for(lambda: lab.ovn.port(port), 5, "and back")
     second.start()
+
+
+@pytest.mark.one_process
+def test_a_standby_takes_the_lock_from_a_frozen_holder(lab: Lab) -> None:
+    """On a Unix socket nobody else would ever take it."""
+    assert lab.ovn.nb_remote.startswith("unix:")
+    first = lab.agent.leader()
+    second = next(agent for agent in lab.agent.agents if agent is not first)
+    kept = lab.create("kept", strategy="Halted")
+    wait_for(lambda: lab.ovn.port(kept), 5, "the holder works")
+    first.signal(signal.SIGSTOP)
+    try:
+        port = lab.create("web", strategy="Halted")
+        began = time.monotonic()
+        wait_for(lambda: lab.ovn.port(port), 30, "the standby has taken the lock")
+        print(f"written {time.monotonic() - began:.1f} s after the VM came")
+        assert second.metric("ovnagent_lock_held") == 1
+        uuids = lab.uuid(kept), lab.uuid(port)
+    finally:
+        first.signal(signal.SIGCONT)
+    wait_for(lambda: first.metric("ovnagent_lock_held") == 0, 10, "who wakes up knows that the lock is gone")
+    other = lab.create("other", strategy="Halted")
+    wait_for(lambda: lab.ovn.port(other), 5, "the new holder works on")
+    assert (lab.uuid(kept), lab.uuid(port)) == uuids
+    assert second.metric("ovnagent_lock_held") == 1

@@ -366,6 +366,20 @@ def test_a_name_used_on_another_switch_is_watched_and_its_going_wakes(nb: Server
     assert agent.commit(CreatePort(port("vm1"))) is None
 
 
+def test_what_has_not_changed_is_the_same_object(nb: Server, agent: Agent) -> None:
+    nb.nbctl("lsp-add", "pods", "pod1", "--", "lsp-set-addresses", "pod1", "0a:00:00:00:00:07 10.16.0.7")
+    nb.nbctl("lsp-add", "vlan7", "pod2", "--", "lsp-set-addresses", "pod2", "0a:00:00:00:00:08 10.16.0.8")
+    wait_for(lambda: agent.taken("vlan7"), SECONDS, "the foreign ports")
+    before = agent.now
+    assert agent.commit(CreatePort(port("vm1"))) is None
+    agent.row("vm1")
+    for name in ("foreign", "names", "virtual", "switches", "router_ports", "dhcp", "routers", "global_ids"):
+        assert getattr(agent.now, name) is getattr(before, name), name
+    nb.nbctl("lsp-del", "pod2")
+    wait_for(lambda: not agent.taken("vlan7"), SECONDS, "the foreign port gone")
+    assert agent.now.foreign["pods"] is before.foreign["pods"]
+
+
 def test_the_go_ahead_in_nb_global_is_seen_and_removed(nb: Server, agent: Agent) -> None:
     nb.nbctl("set", "NB_Global", ".", "external_ids:go=yes", "external_ids:theirs=1")
     wait_for(lambda: agent.now.global_ids.get("go") == "yes", SECONDS, "the key in the copy")

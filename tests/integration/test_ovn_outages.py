@@ -81,6 +81,24 @@ def test_nothing_is_written_without_the_lock(nb: Server, start: Start) -> None:
     assert standby.heard.everything
 
 
+def test_a_lock_that_was_stolen_comes_back_and_is_known_to_be_another_term(nb: Server, start: Start) -> None:
+    holder, waiting = start(nb.remote), start(nb.remote, ready=False)
+    thief = start(nb.remote, ready=False)
+    for agent in (waiting, thief):
+        wait_for(lambda agent=agent: agent.now.complete, SECONDS, "the copy")
+    waiting.northbound.acquire_lock()
+    before = holder.northbound.lock_term
+    thief.northbound.steal_lock()
+    wait_for(lambda: thief.northbound.has_lock and not holder.northbound.has_lock, SECONDS, "the lock is stolen")
+    with pytest.raises(NotCommittedError, match="lock"):
+        holder.commit(CreateSwitch("pods"))
+    assert thief.commit(CreateSwitch("pods")) is None
+    thief.northbound.release_lock()
+    wait_for(lambda: holder.northbound.has_lock, SECONDS, "its holder has it again")
+    assert not waiting.northbound.has_lock
+    assert holder.northbound.lock_term == before + 1
+
+
 def test_agents_of_two_clusters_have_a_lock_each(nb: Server, start: Start) -> None:
     assert start(nb.remote, cluster="east-1").northbound.has_lock
     assert start(nb.remote, cluster="east_1").northbound.has_lock

@@ -142,6 +142,20 @@ def test_a_guest_that_runs_and_is_bound_elsewhere(desk: Desk, binding: Binding |
     assert f"runs on chassis chassis1, but the port is bound {where};" in found(desk)["unbound"].message
 
 
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ("", "no CNI has attached eth0 of pod virt-launcher-web on node node1"),
+        ('[{"name":"ovn","interface":"eth0","default":true}]', "is attached and not plugged into it"),
+    ],
+)
+def test_why_a_guest_is_not_bound_as_far_as_that_can_be_seen_from_here(desk: Desk, status: str, why: str) -> None:
+    desk.bindings.pop("web.default")
+    annotations = {"k8s.v1.cni.cncf.io/network-status": status}
+    desk.feed("MODIFIED", "pods", pod_object("virt-launcher-web", "web", "node1", annotations=annotations))
+    assert why in found(desk)["unbound"].message
+
+
 def test_a_guest_that_does_not_run_yet_need_not_be_bound(desk: Desk) -> None:
     desk.bindings.clear()
     desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", node="node1", phase="Scheduled", annotations=WEB))

@@ -61,8 +61,8 @@ def test_who_may_not_attach_gets_no_port_and_is_told_which_rule() -> None:
     desk.look()
     assert desk.rows == {}
     assert desk.says("web") == [
-        "NetworkRefused: interface default is on network pods, to which namespace default may not attach (the network's rule "
-        "`namespaces`); choose another network, or ask the cluster's operator to admit the namespace"
+        "NetworkRefused: interface default is on network pods, to which namespace default may not attach (the network's "
+        "rule `namespaces`); choose another network, or ask the cluster's operator to admit the namespace"
     ]
     desk.namespaces["default"] = (("tier", "gold"), ("zone", "a"))
     desk.look()
@@ -143,8 +143,8 @@ def test_who_may_switch_port_security_off() -> None:
     assert desk.says("ours", "team") == []
     assert desk.port("web.default").port_security == desk.port("web.default").addresses
     assert desk.says("web") == [
-        "NetworkRefused: port security stays on: on network pods namespace default may not switch it off (the network's rule "
-        "`allowPortSecurityOff`); ask the cluster's operator"
+        "NetworkRefused: port security stays on: on network pods namespace default may not switch it off (the network's "
+        "rule `allowPortSecurityOff`); ask the cluster's operator"
     ]
 
 
@@ -196,8 +196,8 @@ def test_an_address_is_shared_within_a_namespace_unless_the_network_says_otherwi
         desk.look()
         assert desk.virtual["10.16.0.50.ovn-default"].port.option("virtual-parents") == "a.one,b.one"
         assert desk.says("evil", "two") == [
-            f"AddressConflict: {OVN}/allowed_address_pairs asks for 10.16.0.50, which VMs of another namespace share; on network "
-            "pods an address is shared within one namespace only (the network's rule `sharedAddresses`)"
+            f"AddressConflict: {OVN}/allowed_address_pairs asks for 10.16.0.50, which VMs of another namespace share; on "
+            "network pods an address is shared within one namespace only (the network's rule `sharedAddresses`)"
         ]
         assert "10.16.0.50" not in " ".join(desk.port("evil.two").port_security)
         assert desk.says("a", "one") == []
@@ -214,10 +214,10 @@ def test_an_address_is_shared_within_a_namespace_unless_the_network_says_otherwi
         ("10.16.0.1", "AddressRefused: {} asks for 10.16.0.1, which is the gateway of 10.16.0.0/16; choose another address"),
         ("10.16.0.7", "AddressConflict: {} asks for 10.16.0.7, which port theirs uses"),
         ("10.16.0.20", "AddressConflict: {} asks for 10.16.0.20, which VM default/holder holds as its own"),
-        ("0a:00:00:00:00:07 10.16.0.9", "MACConflict: {} asks for 10.16.0.9, which may not have the MAC 0a:00:00:00:00:07: port "
-         "theirs has it on this switch"),
-        ("0a:00:00:00:00:20 10.16.0.9", "MACConflict: {} asks for 10.16.0.9, which may not have the MAC 0a:00:00:00:00:20: VM "
-         "default/holder has it on this switch"),
+        ("0a:00:00:00:00:07 10.16.0.9", "MACConflict: {} asks for 10.16.0.9, which may not have the MAC 0a:00:00:00:00:07: "
+         "port theirs has it on this switch"),
+        ("0a:00:00:00:00:20 10.16.0.9", "MACConflict: {} asks for 10.16.0.9, which may not have the MAC 0a:00:00:00:00:20: "
+         "VM default/holder has it on this switch"),
     ],
 )  # fmt: skip
 def test_what_may_not_be_shared(ip: str, words: str) -> None:

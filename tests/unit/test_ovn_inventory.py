@@ -60,6 +60,7 @@ def test_the_books_are_those_of_the_rows_that_are_left(steps: list[tuple[str, ob
             inventory.remove_router_port(row)
         else:
             inventory.remove(row)
+        assert inventory.refresh() is inventory.refresh()
 
     router = left.get("gw")
     ips: dict[str, set[str]] = {"s1": set(), "s2": set()}
@@ -72,7 +73,7 @@ def test_the_books_are_those_of_the_rows_that_are_left(steps: list[tuple[str, ob
             if port.router_port and isinstance(router, tuple):
                 ips[port.switch] |= {network.partition("/")[0] for network in router[1]}
                 macs[port.switch] |= {router[0].lower()} - {""}
-    foreign = inventory.foreign()
+    foreign = inventory.refresh()
     assert {switch: set(foreign.get(switch, Foreign()).ips) for switch in ips} == ips
     assert {switch: set(foreign.get(switch, Foreign()).macs) for switch in macs} == macs
     assert set(inventory.names.now) == {port.name for port in ports}

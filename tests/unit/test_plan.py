@@ -526,13 +526,13 @@ def test_a_network_under_another_name_changes_nobody_s_address() -> None:
 
 def test_a_grant_that_fails_while_a_launcher_lives_keeps_the_row_and_its_place() -> None:
     """A foreign port took the address in the record, which is not the row's: with Multus or without."""
-    for annotations in (
+    for status in (
         {},
         {"k8s.v1.cni.cncf.io/network-status": '[{"interface":"eth0","default":true,"mac":"0a:00:00:00:00:05"}]'},
     ):
         desk = Desk()
         running(desk, "web")
-        desk.feed("MODIFIED", "pods", pod_object("web-1", "web", node="node1", annotations=annotations))
+        desk.feed("MODIFIED", "pods", pod_object("web-1", "web", node="node1", annotations=status))
         desk.look()
         feed(desk, "web", "nonsense")
         desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", node="node1", annotations=asking("nonsense")))

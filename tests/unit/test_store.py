@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ovnagent.core import reduce
-from ovnagent.core.vm import NetworkAttachmentDefinition, Node, VirtualMachine, VmKey
+from ovnagent.core.vm import Namespace, NetworkAttachmentDefinition, Node, VirtualMachine, VmKey
 from ovnagent.kube import store as store_module
 from ovnagent.kube.store import Store
 from tests.desk import migration_object, pod_object, vm_object, vmi_object
@@ -91,6 +91,20 @@ def test_a_nad_wakes_the_vms_with_an_interface_on_it() -> None:
     woken.look()
     woken.store.put(nad("blue", "net2"))
     assert woken.look() == set(), "C is gone"
+
+
+def test_a_namespaces_labels_wake_its_vms() -> None:
+    woken = Woken()
+    for name, namespace in (("a", "default"), ("b", "default"), ("c", "other")):
+        woken.store.put(reduce.virtual_machine(vm_object(name, namespace=namespace)))
+    woken.look()
+    labelled = Namespace("default", (("team", "red"),))
+    woken.store.put(labelled)
+    assert woken.look() == {A, B}
+    woken.store.put(labelled)
+    assert woken.look() == set()
+    woken.store.replace(Namespace, [labelled, Namespace("other", ())])
+    assert woken.look() == {VmKey("other", "c")}
 
 
 def test_what_moves_a_guest_is_urgent() -> None:

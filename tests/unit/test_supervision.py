@@ -36,6 +36,14 @@ class Watched:
         loop.stopping.wait(0.01)
 
 
+class Other:
+    """A thread that others made."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.last_turn = time.monotonic()
+
+
 @pytest.fixture
 def watched() -> Iterator[Watched]:
     made = Watched()
@@ -108,12 +116,12 @@ def test_a_pause_is_no_trouble(watched: Watched, monkeypatch: pytest.MonkeyPatch
 
 
 def test_threads_of_others_are_watched(watched: Watched) -> None:
-    heard, alive = time.monotonic(), True
-    watched.supervisor.watch("northbound", lambda: alive, lambda: heard, 20)
+    other = Other()
+    watched.supervisor.watch("northbound", other, 20)
     assert not watched.supervisor.troubles()
-    heard -= 25
+    other.last_turn -= 25
     assert "thread northbound makes no progress; it was last heard of 25 s ago" in watched.supervisor.troubles()[0]
-    heard, alive = time.monotonic(), False
+    other.last_turn, other.alive = time.monotonic(), False
     assert "thread northbound has ended" in watched.supervisor.troubles()[0]
 
 

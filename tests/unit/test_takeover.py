@@ -14,6 +14,7 @@ from ovnagent.core.takeover import (
     BELIEVED_SECONDS,
     FORGOTTEN_SECONDS,
     IDLE_SECONDS,
+    LONGEST_BELIEVED_SECONDS,
     LONGEST_PAUSE_SECONDS,
     PAUSE_SECONDS,
     Standby,
@@ -42,6 +43,8 @@ def test_a_holder_is_asked_before_the_lock_is_taken() -> None:
         {"differs_since": NOW - IDLE_SECONDS + 0.1},
         {"changed": NOW - IDLE_SECONDS + 0.1},
         {"answered": NOW - BELIEVED_SECONDS + 0.1},
+        {"answered": NOW - 2 * BELIEVED_SECONDS + 0.1, "answers": 2},
+        {"answered": NOW - LONGEST_BELIEVED_SECONDS + 0.1, "answers": 100},
         {"taken": (NOW - PAUSE_SECONDS + 0.1,)},
         {"taken": (NOW - 5000, NOW - 2 * PAUSE_SECONDS + 0.1)},
     ],
@@ -54,6 +57,7 @@ def test_what_is_long_ago_is_none() -> None:
     taken = (NOW - FORGOTTEN_SECONDS - 1, NOW - FORGOTTEN_SECONDS, NOW - PAUSE_SECONDS)
     old = {"changed": NOW - IDLE_SECONDS, "answered": NOW - BELIEVED_SECONDS, "taken": taken}
     assert verdict(replace(ASKED, **old)) is Verdict.TAKE  # type: ignore[arg-type]
+    assert verdict(replace(ASKED, answered=NOW - LONGEST_BELIEVED_SECONDS, answers=100)) is Verdict.TAKE
 
 
 def test_the_pauses_grow_up_to_an_hour() -> None:

@@ -29,10 +29,15 @@ class Attachment:
     """As Multus reports it: `namespace/name` of the NAD, or the default network's name."""
     default: bool
     tap: str
+    """In the pod's namespace."""
     iface_id: str
+    """Of the port that it should get; nobody tells the CNI."""
     mac: str
+    """On the wire. Before the CNI was called: the one it is to be asked for."""
     silent: bool
     """Nothing announces this interface after a migration: the pod's MAC is on the wire (masquerade, passt)."""
+    guest_mac: str = ""
+    """The guest has one already: it is migrated here."""
 
 
 @dataclass
@@ -45,6 +50,8 @@ class Sandbox:
     address: str
     """The pod's own; it says nothing about the guest's, which is OVN's."""
     attachments: list[Attachment] = field(default_factory=list)
+    answered: dict[str, str] = field(default_factory=dict)
+    """Interface in the pod -> MAC that the CNI has answered."""
     plugged: bool = False
     guest: BaseGuest | None = None
     incoming: bool = False

@@ -68,7 +68,7 @@ class Handler:
     def guest(self, sandbox: Sandbox, vmi: Obj, nics: Sequence[Nic]) -> BaseGuest:
         """A guest for a pod, not started yet."""
         name = objects.hostname_of(vmi)
-        netns = self._ovn.on(sandbox.node).netns
+        netns = self._network.netns(sandbox)
         guest: BaseGuest
         if self._qemu:
             guest = Guest(name, sandbox.node, netns, nics, guest_directory(self._ovn, sandbox))

@@ -100,7 +100,7 @@ class Kubelet:
         guest = sandbox.guest
         if objects.deleting(pod) and guest is None:
             sandbox.finished = True
-        if objects.deleting(pod) and guest is not None and sandbox.incoming and self._guest_is_elsewhere(pod):
+        if objects.deleting(pod) and guest is not None and (self._abandoned(pod) or self._is_idle(pod, sandbox)):
             guest.kill()
         if sandbox.ended:
             killed = guest is not None and guest.end is End.KILLED and not sandbox.incoming
@@ -147,6 +147,15 @@ class Kubelet:
             return True
         self._context.look("vmi", key_of(vmi))
         return bool(vmi["status"].get("nodeName") != sandbox.node)
+
+    def _abandoned(self, pod: Obj) -> bool:
+        """Nobody will shut the guest down: its VMI is over. The launcher does it when it is told to end."""
+        vmi = self._vmi(pod)
+        return vmi is None or objects.phase_of(vmi) in objects.FINAL
+
+    def _is_idle(self, pod: Obj, sandbox: Sandbox) -> bool:
+        """The guest is to come here, and has not."""
+        return sandbox.incoming and self._guest_is_elsewhere(pod)
 
     def _guest_is_elsewhere(self, pod: Obj) -> bool:
         vmi = self._vmi(pod)

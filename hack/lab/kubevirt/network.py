@@ -1,5 +1,8 @@
-"""The CNI of the stand-in, as ovs-cni does it: a tap in the node's namespace, plugged into br-int with the port's name as
-iface-id. What the guest sets on its cards is read from the port's row, as DHCP would deliver it."""
+"""Pods' networks: the real ovs-cni attaches each interface as for Multus (hack/lab/cni.py), and `ovnagent plug` does the
+rest. What the guest sets on its cards is read from the port's row, as DHCP would deliver it.
+
+Nearly a real pod: a namespace, the CNI's veth, virt-launcher's bridge and tap. What differs: behind masquerade and passt
+there is no NAT, so the guest's MAC is on the wire, and the CNI is asked for that one."""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ import hashlib
 import ipaddress
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from hack.lab.cni import Pod
 from hack.lab.guest import Nic
 from hack.lab.kubevirt import objects
 from hack.lab.kubevirt.api import Obj, uid_of
 from hack.lab.kubevirt.context import Attachment, Sandbox
 from hack.lab.ovn import OvnLab
-from hack.lab.process import run
 
 DEFAULT_NETWORK = "ovn-kubernetes"
 """The name of the pod network in network-status, as in the recordings."""
@@ -42,8 +45,10 @@ class Network:
         namespace = vmi["metadata"]["namespace"]
         pairs = [pair for pair in objects.interfaces_of(vmi) if pair[0].get("state") != "absent" and "sriov" not in pair[0]]
         nads = [objects.nad_of(network, namespace) for _, network in objects.interfaces_of(vmi)]
+        # A migrated guest brings its MAC with it; the CNI gives the target's interface one of its own.
+        moved = objects.MIGRATION_UID in objects.labels_of(pod)
         found = []
-        for index, (interface, network) in enumerate(pairs):
+        for interface, network in pairs:
             nad = objects.nad_of(network, namespace)
             iface_id = iface_id_of(vmi, interface["name"], nad, twice=nads.count(nad) > 1)
             inside = objects.pod_interface(network)
@@ -53,39 +58,52 @@ class Network:
                     inside=inside,
                     network=nad or DEFAULT_NETWORK,
                     default=inside == "eth0",
-                    tap=f"t{uid_of(pod).replace('-', '')[:11]}{index}",
+                    tap="",
                     iface_id=iface_id,
-                    mac=self._mac(vmi, interface, iface_id),
-                    silent="masquerade" in interface or "passtBinding" in interface,
+                    mac=self._wished_mac(vmi, interface, iface_id),
+                    guest_mac=_known_mac(vmi, interface["name"]) if moved and not _silent(interface) else "",
+                    silent=_silent(interface),
                 )
             )
         return found
 
+    def netns(self, sandbox: Sandbox) -> str:
+        """The pod's network namespace."""
+        return f"{self._ovn.name}-pod-{sandbox.uid[:8]}"
+
     def plug(self, sandbox: Sandbox) -> None:
-        netns = self._ovn.on(sandbox.node).netns
-        for attachment in sandbox.attachments:
-            # Without an address generation mode the tap gets no link-local address and sends nothing of its own.
-            commands = f"tuntap add dev {attachment.tap} mode tap\nlink set dev {attachment.tap} addrgenmode none up\n"
-            run("ip", "-n", netns, "-batch", "-", stdin=commands)
-            self._ovn.plug(sandbox.node, attachment.tap, attachment.iface_id)
+        """Have the CNI attach all interfaces, and make of them what virt-launcher makes."""
+        pod = self._pod(sandbox)
+        pod.make()
+        attached = []
+        for each in sandbox.attachments:
+            answered = pod.add(each.inside, each.mac)
+            sandbox.answered[each.inside] = answered
+            attached.append(replace(each, tap=pod.tap(each.inside), mac=each.guest_mac or answered))
+        sandbox.attachments = attached
         sandbox.plugged = True
 
     def unplug(self, sandbox: Sandbox) -> None:
-        netns = self._ovn.on(sandbox.node).netns
-        for attachment in sandbox.attachments:
-            self._ovn.unplug(sandbox.node, attachment.tap)
-            run("ip", "-n", netns, "link", "del", attachment.tap)
+        pod = self._pod(sandbox)
+        for each in sandbox.attachments:
+            pod.delete(each.inside)
+        pod.remove()
         sandbox.plugged = False
 
+    def _pod(self, sandbox: Sandbox) -> Pod:
+        key = sandbox.pod
+        return Pod(self._ovn.on(sandbox.node), self.netns(sandbox), key.namespace, key.name, sandbox.uid)
+
     def status(self, sandbox: Sandbox) -> str:
-        """The value of the network-status annotation, formatted as Multus does."""
+        """The value of the network-status annotation, formatted as Multus does, with the MACs that the CNI has answered."""
         default: Obj = {"name": DEFAULT_NETWORK, "interface": "eth0", "ips": [sandbox.address], "mac": random_mac()}
         entries = [default | {"default": True, "dns": {}}]
         for attachment in sandbox.attachments:
+            mac = sandbox.answered[attachment.inside]
             if attachment.default:
-                entries[0] |= {"name": attachment.network, "mac": attachment.mac}
+                entries[0] |= {"name": attachment.network, "mac": mac}
             else:
-                entry: Obj = {"name": attachment.network, "interface": attachment.inside, "mac": attachment.mac}
+                entry: Obj = {"name": attachment.network, "interface": attachment.inside, "mac": mac}
                 entries.append(entry | {"dns": {}})
         return json.dumps(entries, indent=4)
 
@@ -134,17 +152,25 @@ class Network:
                 found += [ipaddress.ip_interface(each) for each in networks.split()]
         return found
 
-    def _mac(self, vmi: Obj, interface: Obj, iface_id: str) -> str:
-        """What is on the wire: the MAC that was asked for, else the port's, else the one that the guest has on the node
-        from which it is migrated, else a new one."""
+    def _wished_mac(self, vmi: Obj, interface: Obj, iface_id: str) -> str:
+        """What the CNI is asked for: the MAC that the VM asks for, as KubeVirt tells Multus. Empty: the CNI chooses."""
         if interface.get("macAddress"):
             mac: str = interface["macAddress"]
             return mac
+        if not _silent(interface):
+            return ""
         port = self.port(iface_id)
-        if port is not None:
-            return port.mac
-        known = {each["name"]: each.get("mac", "") for each in vmi["status"].get("interfaces") or ()}
-        return known.get(interface["name"]) or random_mac()
+        return port.mac if port is not None else _known_mac(vmi, interface["name"])
+
+
+def _known_mac(vmi: Obj, interface: str) -> str:
+    """The MAC of the guest on the node from which it is migrated."""
+    known = {each["name"]: each.get("mac", "") for each in vmi["status"].get("interfaces") or ()}
+    return known.get(interface, "")
+
+
+def _silent(interface: Obj) -> bool:
+    return "masquerade" in interface or "passtBinding" in interface
 
 
 def iface_id_of(vmi: Obj, interface: str, nad: str, twice: bool) -> str:

@@ -20,6 +20,7 @@ from hack.lab.kubevirt.kubelet import Kubelet
 from hack.lab.kubevirt.network import Network
 from hack.lab.kubevirt.workqueue import WorkQueue
 from hack.lab.ovn import OvnLab
+from hack.lab.plug import Plugs
 from hack.lab.virt import VirtControlPlane
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class KubeVirt:
         """The API server and a current copy of its objects, for tests to use as well."""
         self._queue = WorkQueue(self._handle)
         self._context = Context(self.api, self.faults, self._queue)
+        self.plugs = Plugs(control_plane, ovn)
+        """`ovnagent plug` on each node."""
         network = Network(ovn)
         self._handler = Handler(self._context, network, ovn, qemu=guests == "qemu")
         self._kubelet = Kubelet(self._context, network, self.nodes, port_seconds)
@@ -66,6 +69,7 @@ class KubeVirt:
     def start(self) -> None:
         """Start virt-api and virt-controller, register the nodes, and begin to work."""
         self.control_plane.up()
+        self.plugs.start(self.nodes)
         for node in self.nodes:
             self.add_node(node)
         self.api.start(self._context.notice)
@@ -77,6 +81,7 @@ class KubeVirt:
         self._stopped.set()
         self._queue.stop()
         self.api.stop()
+        self.plugs.stop()
         for sandbox in list(self._context.sandboxes.values()):
             if sandbox.guest is not None and sandbox.guest.end is None:
                 sandbox.guest.kill()
@@ -207,6 +212,7 @@ class KubeVirt:
         """Register a Node that is ready; its chassis must be in the OVN lab."""
         if node not in self.nodes:
             self.nodes.append(node)
+            self.plugs.start([node])
         try:
             self.api.request("POST", NODES.group + "/nodes", objects.node(node, self.nodes.index(node) + 1))
         except ApiError as error:

@@ -1,0 +1,392 @@
+"""Mutation testing of ovnagent/core/: is each rule pinned by a fast test?
+
+    python -m hack.mutants                       all mutants
+    python -m hack.mutants --sample 60 --seed 1  some of them, always the same
+    python -m hack.mutants --only settle.py      those of one file, or of `settle.py _grant`
+
+One process imports everything and collects the tests; a first run finds out which test calls which function. Then each mutant has a
+forked process, in which one function's code is replaced, and runs the tests that call it until one fails. (A file's own
+statements are looked at in a process that imports the changed file.) Known survivors stand in survivors.txt, each with the
+reason; any other is an error, and so is a line there that does not survive, and a score below 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import gc
+import importlib.abc
+import importlib.util
+import os
+import random
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from hack.mutants.operators import Mutant, mutants
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = ROOT / "ovnagent" / "core"
+SURVIVORS = Path(__file__).with_name("survivors.txt")
+SCORE = 0.95
+BROKEN = "not applied: "
+EXAMPLES = 10
+"""Of a property, at most."""
+TESTS = (
+    *(f"tests/unit/test_{name}.py" for name in (
+        "books", "commands", "deletion", "dhcp", "dhcp_options", "documents", "free", "holding", "identity", "interfaces",
+        "network_rules", "placement", "plan", "reduce", "requests", "routers", "values", "vm",
+    )),
+    "tests/scenarios/test_scenarios.py",
+    "tests/property/test_addresses.py",
+    "tests/property/test_tenants.py",
+)  # fmt: skip
+"""The tests of `make unit` that are about core/, but for those that need the recorded streams."""
+
+
+@dataclass
+class Outcome:
+    """What became of a mutant."""
+
+    mutant: Mutant
+    killed_by: str
+    """The test; empty for a survivor, `time` for one that took too long."""
+    seconds: float
+
+
+@dataclass
+class Known:
+    """What the first run found."""
+
+    tests: dict[str, list[str]] = field(default_factory=dict)
+    """`<file> <function>` -> tests that call it, the quickest first."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Session:
+    """Plugin: in place of pytest's own loop over the tests."""
+
+    def __init__(self, chosen: Callable[[], list[Mutant]], workers: int, known: Known | None = None) -> None:
+        self.chosen, self.workers = chosen, workers
+        self.outcomes: list[Outcome] = []
+        self.failed: list[str] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self.items = {item.nodeid: item for item in session.items}
+        for item in session.items:
+            _few_examples(item)
+        known = self._first_run()
+        if not self.failed:
+            self.functions = functions()
+            gc.freeze()
+            self._all(known)
+        return True
+
+    def run(self, names: Sequence[str]) -> str:
+        """The first of these tests that fails, or nothing."""
+        for name in names:
+            item = self.items[name]
+            before = item.session.testsfailed
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            if item.session.testsfailed > before:
+                return name
+        return ""
+
+    def _first_run(self) -> Known:
+        """Which test calls which function; in several processes, each of which has a part of the tests."""
+        known, calls = Known(), {}
+        names = list(self.items)
+        for found in in_children([lambda part=part: self._traced(names[part :: self.workers]) for part in range(self.workers)]):
+            for line in found.splitlines():
+                name, seconds, *functions = line.split("\t")
+                known.seconds[name] = float(seconds)
+                calls[name] = functions
+                if functions == ["FAILED"]:
+                    self.failed.append(name)
+        for name in sorted(calls, key=lambda name: known.seconds[name]):
+            for function in calls[name]:
+                known.tests.setdefault(function, []).append(name)
+        return known
+
+    def _traced(self, names: Sequence[str]) -> str:
+        prefix, lines = str(CORE) + os.sep, []
+        for name in names:
+            called: set[CodeType] = set()
+
+            def profile(frame: Any, event: str, _: object, called: set[CodeType] = called) -> None:
+                if event == "call":
+                    called.add(frame.f_code)
+
+            started = time.monotonic()
+            sys.setprofile(profile)
+            failed = self.run([name])
+            sys.setprofile(None)
+            inside = {
+                f"{code.co_filename.removeprefix(prefix)} {code.co_qualname.partition('.<')[0]}"
+                for code in called
+                if code.co_filename.startswith(prefix)
+            }
+            functions = ["FAILED"] if failed else sorted(inside)
+            lines.append("\t".join((name, f"{time.monotonic() - started:.3f}", *functions)))
+        return "\n".join(lines)
+
+    def _all(self, known: Known) -> None:
+        chosen = self.chosen()
+        queue = [(mutant, known.tests.get(f"{mutant.file} {mutant.function}", [])) for mutant in chosen if mutant.function]
+        started = time.monotonic()
+
+        def job(mutant: Mutant, names: list[str]) -> Callable[[], str]:
+            return lambda: self._mutated(mutant, names)
+
+        limits = [5 + 5 * sum(known.seconds[name] for name in names) for _, names in queue]
+        answers = in_children([job(*each) for each in queue], self.workers, limits)
+        for (mutant, _), answer in zip(queue, answers, strict=True):
+            self.outcomes.append(Outcome(mutant, answer, time.monotonic() - started))
+
+    def _mutated(self, mutant: Mutant, names: list[str]) -> str:
+        try:
+            apply(mutant, self.functions)
+        except Exception as error:
+            return f"{BROKEN}{error!r}"
+        return self.run(names)
+
+
+Functions = dict[tuple[str, str], list[FunctionType]]
+
+
+def functions() -> Functions:
+    """(path, qualified name) -> the functions of core/, wherever they are referred to."""
+    found: Functions = {}
+    for each in gc.get_objects():
+        if type(each) is FunctionType and each.__code__.co_filename.startswith(str(CORE)):
+            found.setdefault((each.__code__.co_filename, each.__code__.co_qualname), []).append(each)
+    return found
+
+
+def apply(mutant: Mutant, known: Functions) -> None:
+    """Replace the code of the function."""
+    path = str(CORE / mutant.file)
+    wanted = next(code for code in _codes(compile(mutant.make(), path, "exec")) if code.co_qualname == mutant.function)
+    for function in known[path, mutant.function]:
+        function.__code__ = wanted
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield each
+            yield from _codes(each)
+
+
+def _few_examples(item: pytest.Item) -> None:
+    """The same few every time, and none of an earlier run."""
+    for owner, name in ((getattr(item, "obj", None), "_hypothesis_internal_use_settings"), (getattr(item, "cls", None), "settings")):
+        given = getattr(owner, name, None)
+        if isinstance(given, settings):
+            few = min(EXAMPLES, given.max_examples)
+            made = settings(
+                given,
+                max_examples=few,
+                derandomize=True,
+                database=None,
+                phases=[Phase.explicit, Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            target = getattr(owner, "__func__", owner)
+            setattr(target, name, made)
+
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+
+def in_children(jobs: Sequence[Callable[[], str]], workers: int = 0, limits: Sequence[float] = ()) -> list[str]:
+    """What each job returns, each in a forked process of its own; `time` for one that takes longer than its limit in seconds."""
+    answers: list[str] = [""] * len(jobs)
+    running: dict[int, tuple[int, int, float]] = {}  # pipe -> job, process, deadline
+    waiting = list(range(len(jobs)))[::-1]
+    while waiting or running:
+        while waiting and len(running) < (workers or len(jobs)):
+            index = waiting.pop()
+            reader, process = _fork(jobs[index])
+            running[reader] = (index, process, time.monotonic() + (limits[index] if limits else 3600))
+        ready, _, _ = select.select(list(running), [], [], 0.2)
+        for reader, (index, process, deadline) in list(running.items()):
+            late = time.monotonic() > deadline
+            if reader not in ready and not late:
+                continue
+            if late and reader not in ready:
+                os.killpg(process, signal.SIGKILL)
+                answers[index] = "time"
+            else:
+                with os.fdopen(os.dup(reader)) as pipe:
+                    answers[index] = pipe.read()
+            os.close(reader)
+            os.waitpid(process, 0)
+            del running[reader]
+    return answers
+
+
+def _fork(job: Callable[[], str]) -> tuple[int, int]:
+    reader, writer = os.pipe()
+    process = os.fork()
+    if process:
+        os.close(writer)
+        return reader, process
+    os.setpgid(0, 0)
+    os.close(reader)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    try:
+        answer = job()
+    except BaseException as error:  # the mutant broke even the way to the test
+        answer = f"{type(error).__name__}: {error}"[:200]
+    os.write(writer, answer.encode())
+    os._exit(0)
+
+
+# ---- a file's own statements ----------------------------------------------------------------------------------------
+
+
+class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports the mutant in place of the file."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.name = f"ovnagent.core.{mutant.file.removesuffix('.py')}"
+        self.path = str(CORE / mutant.file)
+        self.tree = mutant.make()
+
+    def find_spec(self, name: str, path: object, target: object = None) -> Any:
+        return importlib.util.spec_from_loader(name, self) if name == self.name else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__file__ = self.path
+        exec(compile(self.tree, self.path, "exec"), module.__dict__)  # noqa: S102
+
+
+def own_statements(chosen: Sequence[Mutant], workers: int) -> list[Outcome]:
+    """Before this process imports anything of the agent: a child does, with the mutant among it."""
+    started = time.monotonic()
+
+    def job(mutant: Mutant) -> Callable[[], str]:
+        def run() -> str:
+            sys.meta_path.insert(0, _Changed(mutant))
+            few = _Few()
+            status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *TESTS_OF.get(mutant.file, TESTS)], plugins=[few])
+            return "" if status == 0 else (few.failed or f"status {status}")
+
+        return run
+
+    answers = in_children([job(mutant) for mutant in chosen], workers, [120.0] * len(chosen))
+    return [Outcome(mutant, answer, time.monotonic() - started) for mutant, answer in zip(chosen, answers, strict=True)]
+
+
+TESTS_OF = {
+    "dhcp_options.py": ("tests/unit/test_dhcp_options.py",),
+    "limits.py": ("tests/unit/test_values.py",),
+    "problems.py": ("tests/unit/test_plan.py", "tests/unit/test_network_rules.py", "tests/unit/test_holding.py", "tests/scenarios"),
+    "placement.py": ("tests/unit/test_placement.py", "tests/scenarios"),
+    "free.py": ("tests/unit/test_free.py",),
+    "vm.py": ("tests/unit/test_vm.py", "tests/unit/test_reduce.py", "tests/unit/test_requests.py", "tests/unit/test_identity.py"),
+    "requests.py": ("tests/unit/test_requests.py",),
+    "reduce.py": ("tests/unit/test_reduce.py", "tests/unit/test_vm.py"),
+    "values.py": ("tests/unit/test_values.py",),
+    "networks.py": ("tests/unit/test_dhcp.py", "tests/unit/test_network_rules.py", "tests/unit/test_interfaces.py"),
+}
+"""Where a file's constants are pinned; else anywhere."""
+
+
+class _Few:
+    """Plugin: few examples, and the first test that fails."""
+
+    failed = ""
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            _few_examples(item)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+
+# ---- the whole ------------------------------------------------------------------------------------------------------
+
+
+def survivors() -> dict[str, str]:
+    """Name of a mutant -> why it may survive. Each reason stands above the names that it is for, after a `#`."""
+    found: dict[str, str] = {}
+    reason = ""
+    for line in SURVIVORS.read_text().splitlines() if SURVIVORS.exists() else ():
+        if line.startswith("#"):
+            reason = line[1:].strip()
+        elif line.strip():
+            found[line.strip()] = reason
+    return found
+
+
+def every_mutant() -> list[Mutant]:
+    return [mutant for path in sorted(CORE.glob("*.py")) for mutant in mutants(path.name, path.read_text())]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, help="so many of them")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="mutants whose name begins so")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    started = time.monotonic()
+    chosen = [mutant for mutant in every_mutant() if mutant.name.startswith(arguments.only)]
+    if arguments.sample:
+        chosen = random.Random(arguments.seed).sample(chosen, min(arguments.sample, len(chosen)))  # noqa: S311
+    outcomes = own_statements([mutant for mutant in chosen if not mutant.function], arguments.workers)
+    session = Session(lambda: chosen, arguments.workers)
+    with contextlib.redirect_stdout(sys.stderr):
+        status = pytest.main(["-q", "-p", "no:cacheprovider", *TESTS], plugins=[session])
+    if session.failed:
+        print("these tests fail without any mutant:", *session.failed, sep="\n  ")
+        return 2
+    if status not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return int(status)
+    return report(outcomes + session.outcomes, partial=bool(arguments.sample or arguments.only), started=started)
+
+
+def report(outcomes: Sequence[Outcome], partial: bool, started: float) -> int:
+    known = survivors()
+    alive = {outcome.mutant.name: outcome for outcome in outcomes if not outcome.killed_by}
+    new = {name: outcome for name, outcome in alive.items() if name not in known}
+    for name, outcome in new.items():
+        print(f"survives: {name}    (line {outcome.mutant.line})")
+    tried = {outcome.mutant.name for outcome in outcomes}
+    stale = [name for name in known if name not in alive and (name in tried or not partial)]
+    for name in stale:
+        print(f"stands in {SURVIVORS.name}, but is killed or is there no more: {name}")
+    broken = [outcome for outcome in outcomes if outcome.killed_by.startswith(BROKEN)]
+    for outcome in broken:
+        print(f"could not be tried: {outcome.mutant.name}: {outcome.killed_by}")
+    killed = len(outcomes) - len(alive) - len(broken)
+    late = sum(outcome.killed_by == "time" for outcome in outcomes)
+    score = killed / max(len(outcomes), 1)
+    print(
+        f"{killed} of {len(outcomes)} mutants killed ({score:.1%}), {late} of them by their time; {len(alive) - len(new)} survive for a "
+        f"known reason, {len(new)} for none; {time.monotonic() - started:.0f} s"
+    )
+    return 1 if new or stale or broken or (not partial and score < SCORE) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

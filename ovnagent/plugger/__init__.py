@@ -1,0 +1,1 @@
+"""`ovnagent plug`: the process on every node that gives interfaces their ports' names."""

@@ -1,0 +1,178 @@
+"""What the scenarios of plugging do not say: names, questions and their pauses, metrics, and the edge for Open_vSwitch."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from ovnagent.core import reduce
+from ovnagent.core.plugging import RIVALS, Attached, Machine, Node, plan, rivals
+from ovnagent.core.ports import port_name
+from ovnagent.core.records import Record, render
+from ovnagent.core.vm import Interface, VmKey
+from ovnagent.kube.client import ApiError
+from ovnagent.ovn.vswitch import _operation
+from ovnagent.plugger.access import CannotReachError, PodClient
+from ovnagent.plugger.machines import Machines
+from ovnagent.plugger.metrics import PlugMetrics
+from tests.desk import pod_object, vm_object, vmi_object
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "plugging.md"
+KEYS = (
+    VmKey("d", "a.b.c"),
+    VmKey("b", "a"),
+    VmKey("c", "a.b"),
+    VmKey("x", "web"),
+    VmKey("d", "a.b"),
+    VmKey("eth1", "a.b.c.d"),
+)
+MAC = "0a:58:00:00:00:01"
+NADS = ("", "d/c", "d/b.c", "x/y", "c/x", "eth1/c.d")
+
+
+@pytest.mark.parametrize("name", ["eth1", "blue"])
+def test_whoever_could_have_a_name_is_among_its_rivals(name: str) -> None:
+    """All names that these VMs can have, by the one rule of port names, against all others'."""
+    found: dict[str, set[VmKey]] = {}
+    for key in KEYS:
+        for nad in NADS:
+            plain = port_name(key, Interface(name, "bridge", nad=nad), ())
+            for port in {plain, f"{plain}.{name}"} if nad else {plain}:
+                found.setdefault(port, set()).add(key)
+    assert any(len(keys) > 1 for keys in found.values()), "these names would show nothing"
+    for port, keys in found.items():
+        for key in keys:
+            assert keys - {key} <= rivals(key, port), port
+
+
+def test_ordinary_names_have_one_rival_at_most() -> None:
+    assert rivals(VmKey("x", "web"), "web.x") == frozenset()
+    assert rivals(VmKey("x", "web"), "web.x.net.y") == {VmKey("y", "web.x.net")}
+
+
+def test_a_name_of_a_hundred_dots_is_refused() -> None:
+    name = ".".join("a" * 100)
+    key = VmKey("default", name)
+    nics: list[dict[str, Any]] = [{"name": "default", "bridge": {}}]
+    record = render(Record(key, "uid-vm", ()))
+    raw = orjson.loads(record)
+    raw["ports"] = {f"{name}.default": {"interface": "default", "network": "n", "ips": ["10.0.0.9"], "mac": MAC}}
+    machine = Machine(
+        reduce.instance(vmi_object(name, "uid-vmi", "uid-vm", interfaces=nics)),
+        reduce.virtual_machine(vm_object(name, "uid-vm", interfaces=nics, record=orjson.dumps(raw).decode())),
+        None,
+    )
+    pod = reduce.launcher(pod_object("p", name, "node1", vmi_uid="uid-vmi"))
+    interface = Attached("row", "veth", "", pod_uid=pod.uid, inside="eth0")
+    (decision,) = plan(Node((interface,), {pod.uid: pod}, {pod.uid: machine}))
+    assert decision.iface_id == ""
+    assert f"more than {RIVALS} others" in decision.reason
+
+
+class Api:
+    """Answers questions, and counts them."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, object] = {}
+        self.asked: Counter[str] = Counter()
+        self.away = False
+
+    def request(self, method: str, path: str) -> bytes:
+        self.asked[path] += 1
+        if self.away:
+            raise ApiError(503, method, path, "away")
+        if path not in self.objects:
+            raise ApiError(404, method, path, "not found")
+        return orjson.dumps(self.objects[path])
+
+
+def wait(news: threading.Event) -> None:
+    assert news.wait(5)
+    news.clear()
+
+
+def test_questions_have_pauses_that_grow() -> None:
+    api, news = Api(), threading.Event()
+    failures: list[str] = []
+    machines = Machines(api, news.set, failures.append)  # type: ignore[arg-type]
+    pod = reduce.launcher(pod_object("p", "web", "node1"))
+    api.away = True
+    pauses = []
+    for _ in range(4):
+        assert machines.ask(pod, hurry=False) == float("inf"), "it is being asked"
+        wait(news)
+        pauses.append(machines.ask(pod))
+        time.sleep(max(0.0, pauses[-1]))
+    assert failures == ["http_503"] * 4
+    assert machines.known == {}, "no answer is not the answer that there is none"
+    assert pauses[3] > 4 * pauses[0]
+    api.away = False
+    machines.ask(pod, hurry=True)
+    wait(news)
+    assert machines.known[pod.uid] == Machine(None, None, ())
+    machines.forget_all_but(set())
+    assert machines.known == {}
+    machines.stop()
+
+
+def test_what_is_in_an_owner_s_name_stays_a_name() -> None:
+    api, news = Api(), threading.Event()
+    machines = Machines(api, news.set, lambda _: None)  # type: ignore[arg-type]
+    pod = reduce.launcher(pod_object("p", "web", "node1"))
+    machines._get("/api", "../../x", "pods", "a/b?c=d#e", reduce.launcher)
+    assert list(api.asked) == ["/api/namespaces/..%2F..%2Fx/pods/a%2Fb%3Fc%3Dd%23e"]
+    object.__setattr__(pod, "vmi", "")
+    machines.ask(pod)
+    wait(news)
+    assert machines.known[pod.uid] == Machine(None, None, ()), "without a name one would ask for a list"
+    assert len(api.asked) == 1
+    machines.stop()
+
+
+@pytest.mark.parametrize(
+    ("answer", "gone"),
+    [
+        (None, True),
+        (pod_object("p", "web", "node1"), False),
+        (pod_object("p", "web", "node1", phase="Succeeded"), True),
+        (pod_object("other", "web", "node1"), True),
+    ],
+)
+def test_whether_a_pod_is_gone(answer: dict[str, Any] | None, gone: bool) -> None:
+    api, news = Api(), threading.Event()
+    machines = Machines(api, news.set, lambda _: None)  # type: ignore[arg-type]
+    if answer is not None:
+        api.objects["/api/v1/namespaces/default/pods/p"] = answer
+    machines.ask_whether_gone("pod-p", "default/p")
+    wait(news)
+    assert machines.gone == (frozenset({"pod-p"}) if gone else frozenset())
+    machines.stop()
+
+
+def test_a_write_touches_its_own_keys_only_and_only_as_they_are_known() -> None:
+    """RFC 7047, 5.1: an insert into a map leaves a key that is there, a delete of pairs those with other values."""
+    bare = Attached("11111111-1111-1111-1111-111111111111", "veth", "")
+    keys = [["iface-id", "web.x"], ["ovnagent-plug", "web.x"], ["ovnagent-pod", "x/p"]]
+    assert _operation(bare, "web.x", "x/p")["mutations"] == [["external_ids", "insert", ["map", keys]]]
+    ours = Attached(bare.row, "veth", "web.x", written="web.x", pod="x/p")
+    assert _operation(ours, "", "")["mutations"] == [["external_ids", "delete", ["map", keys]]]
+
+
+def test_credentials_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(CannotReachError, match="not in a pod"):
+        PodClient(tmp_path)
+
+
+def test_the_metrics_are_those_of_the_docs() -> None:
+    text = PlugMetrics().scrape().decode()
+    made = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ovnagent")}
+    told = set(re.findall(r"^\| `(ovnagent_plug_\w+)", DOCS.read_text(), re.MULTILINE))
+    assert made - {name for name in made if name.endswith("_created")} == told

@@ -1,0 +1,212 @@
+"""A migration as one agent sees it: looks at facts and rows in, times out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from ovnagent.core.placement import Binding
+from ovnagent.core.plan import plan
+from ovnagent.core.timeline import Outcome, Step, Timeline, late, summary
+from ovnagent.core.vm import VmKey
+from ovnagent.timelines import KEPT, Timelines
+from tests.desk import Desk, migration_object, pod_object, vm_object, vmi_object
+
+WEB = VmKey("default", "web")
+PORT = "web.default"
+READY = {"migrationUid": "m1", "sourceNode": "node1", "targetNode": "node2", "targetNodeDomainReadyTimestamp": "2026-01-01"}
+NEWS, WRITTEN = 0.0, 0.01
+"""A look is asked for when the desk's clock says so, and written so many seconds later."""
+
+
+class Watched:
+    """A desk whose every look goes into timelines."""
+
+    def __init__(self, name: str = "web") -> None:
+        self.desk = Desk()
+        self.timelines = Timelines()
+        self.desk.feed("ADDED", "virtualmachines", vm_object("web"))
+        self.desk.feed("ADDED", "virtualmachineinstances", vmi_object("web", node="node1"))
+        self.desk.feed("ADDED", "pods", pod_object("web-1", "web", node="node1"))
+        self.look(0.0, "chassis1", first=True)
+
+    def look(self, now: float, chassis: str, *additional: str, activated: str = "", first: bool = False) -> Timeline | None:
+        desk = self.desk
+        desk.now = now
+        desk.bindings[PORT] = Binding(chassis, additional, tuple(filter(None, (activated,))))
+        case = desk._case(WEB)
+        (result,) = plan([case], desk.books, desk.world()).results
+        desk.look(WEB)
+        return self.timelines.look(case, result, now + NEWS, now + WRITTEN, first)
+
+    def migration(self, phase: str = "Running", name: str = "m1") -> None:
+        self.desk.feed("MODIFIED", "virtualmachineinstancemigrations", migration_object(name, "web", phase))
+
+    def target(self, name: str = "m1") -> None:
+        self.migration("Scheduling", name)
+        self.desk.feed("ADDED", "pods", pod_object(f"web-{name}", "web", node="node2", migration=name))
+
+    def vmi(self, node: str, **state: object) -> None:
+        self.desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", node=node, migration=state or None))
+
+
+def times(timeline: Timeline) -> dict[str, float]:
+    return {step.value: round(at, 2) for (step, _), at in timeline.steps.items()}
+
+
+def whole(lab: Watched) -> Timeline:
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.look(11.0, "chassis1", "chassis2")
+    lab.look(12.0, "chassis1", "chassis2", activated="chassis2")
+    lab.vmi("node1", **READY)
+    lab.look(12.1, "chassis1", "chassis2", activated="chassis2")
+    lab.vmi("node2", **READY)
+    lab.migration("Succeeded")
+    lab.look(13.0, "chassis1", "chassis2", activated="chassis2")
+    timeline = lab.look(13.5, "chassis2")
+    assert timeline is not None
+    return timeline
+
+
+def test_every_step_has_its_time() -> None:
+    timeline = whole(Watched())
+    assert times(timeline) == {
+        "target bound": 0.0,
+        "options committed": 0.01,
+        "bound on both": 1.0,
+        "activated": 2.0,
+        "domain ready": 2.1,
+        "VMI moved": 3.0,
+        "migration over": 3.0,
+        "source let go": 3.5,
+        "last write": 3.51,
+    }
+    assert (timeline.outcome, timeline.source, timeline.target, timeline.unseen) == (
+        Outcome.DONE,
+        "node1",
+        "node2",
+        frozenset(),
+    )
+    assert late(timeline) == []
+    assert summary(timeline, PORT) == (
+        "the target was named 10 ms after its launcher had a node; opened after 2.00 s; last write after 3.51 s, "
+        "10 ms after it was due"
+    )
+
+
+def test_no_migration_no_timeline() -> None:
+    lab = Watched()
+    assert lab.look(1.0, "chassis1") is None
+    assert json.loads(lab.timelines.document())["migrations"] == []
+
+
+def test_an_announcement_that_was_lost() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.look(11.0, "chassis1", "chassis2")
+    lab.vmi("node1", **READY)
+    lab.look(12.0, "chassis1", "chassis2")
+    timeline = lab.look(12.5, "chassis1", "chassis2")
+    assert timeline is not None
+    assert times(timeline)["opened"] == 2.51
+    assert late(timeline) == [
+        f"{PORT}: no announcement was seen, and the target was opened 0.51 s after the target's domain was ready"
+    ]
+
+
+def test_a_source_that_is_away_for_a_moment_has_not_let_go() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1", "chassis2")
+    lab.vmi("node1", **READY)
+    lab.look(11.0, "chassis2")
+    timeline = lab.look(11.1, "chassis2", "chassis1")
+    assert timeline is not None
+    assert timeline.at(Step.LET_GO, PORT) is None
+    timeline = lab.look(12.0, "chassis2")
+    assert timeline is not None
+    assert timeline.at(Step.LET_GO, PORT) == 2.0
+
+
+def test_a_target_that_is_plugged_too_late() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.vmi("node1", **READY)
+    lab.look(11.0, "chassis1")
+    timeline = lab.look(13.0, "chassis1", "chassis2")
+    assert timeline is not None
+    assert late(timeline)[0].startswith(f"{PORT}: the target was plugged 2.00 s after the target's domain was ready")
+
+
+def test_a_migration_that_fails() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.migration("Failed")
+    timeline = lab.look(14.0, "chassis1", "chassis2")
+    assert timeline is not None
+    assert timeline.outcome is Outcome.ROLLED_BACK
+    assert times(timeline) == {
+        "target bound": 0.0,
+        "options committed": 0.01,
+        "migration over": 4.0,
+        "last write": 4.01,
+        "bound on both": 4.0,
+    }
+    assert late(timeline) == []
+
+
+def test_a_standby_makes_up_no_times() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.timelines = Timelines()  # another agent
+    timeline = lab.look(11.0, "chassis1", "chassis2", first=True)
+    assert timeline is not None
+    assert times(timeline) == {}
+    assert {step for step, _ in timeline.unseen} == {Step.TARGET_BOUND, Step.COMMITTED, Step.BOUND}
+    timeline = lab.look(12.0, "chassis1", "chassis2", activated="chassis2")
+    assert timeline is not None
+    assert times(timeline) == {"activated": 1.0}
+    assert "this agent did not see the beginning" in summary(timeline, PORT)
+
+
+def test_what_another_agent_ended_is_not_said_to_be_done() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.vmi("node1")
+    lab.migration("Failed")
+    lab.desk.look()  # the other agent's
+    timeline = lab.look(60.0, "chassis1", first=True)
+    assert timeline is not None
+    assert timeline.outcome is Outcome.UNKNOWN
+    assert timeline.at(Step.LAST, PORT) is None
+
+
+def test_so_many_are_kept() -> None:
+    lab = Watched()
+    for number in range(KEPT + 20):
+        name = f"m{number}"
+        lab.target(name)
+        lab.look(number * 10.0, "chassis1")
+        lab.migration("Failed", name)
+        lab.look(number * 10.0 + 1, "chassis1")
+        lab.desk.feed("DELETED", "virtualmachineinstancemigrations", migration_object(name, "web", "Failed"))
+        lab.desk.feed("DELETED", "pods", pod_object(f"web-{name}", "web", node="node2", migration=name))
+    document = json.loads(lab.timelines.document())
+    assert len(document["migrations"]) == KEPT
+    assert document["migrations"][-1]["uid"] == f"m{KEPT + 19}"
+
+
+def test_the_document_holds_what_people_are_shown() -> None:
+    lab = Watched()
+    timeline = whole(lab)
+    (shown,) = json.loads(lab.timelines.document())["migrations"]
+    assert (shown["vm"], shown["migration"], shown["outcome"]) == ("web", "m1", "done")
+    assert [step["step"] for step in shown["steps"]][-1] == "last write"
+    assert shown["chassis"] == {PORT: ["chassis1", "chassis2"]}
+    assert replace(timeline, steps=timeline.steps.delete((Step.OVER, ""))).at(Step.OVER) is None
