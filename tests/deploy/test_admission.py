@@ -50,7 +50,7 @@ class Api:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
         request = urllib.request.Request(self._server + path, json.dumps(body).encode(), headers, method=method)
         try:
-            with urllib.request.urlopen(request, context=self._tls, timeout=30) as answer:
+            with urllib.request.urlopen(request, context=self._tls, timeout=90) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -126,6 +126,7 @@ GOOD: list[tuple[str, object]] = [
     ("logical_switch", "pods"),
     ("logical_switch", "two words\n"),
     ("logical_switch", "größe"),
+    ("logical_switch", "it's"),
     ("port_security", "true"),
     ("port_security", " FALSE\n"),
     ("egress_rate", "100"),
@@ -188,7 +189,6 @@ BAD: list[tuple[str, object]] = [
     ("mac_address", 20),
     ("logical_switch", 'a"b'),
     ("logical_switch", "a\\b"),
-    ("logical_switch", "it's"),
     ("logical_switch", "a\nb"),
     ("logical_switch", "a" * 254),
     ("port_security", "maybe"),
@@ -393,7 +393,7 @@ def each_net(key: str, value: str, count: int = 64) -> dict[str, str]:
         each_net("ip_pool", ",".join(["10.16.255.250..10.16.255.255"] * 32)),
         each_net("allowed_address_pairs", ",".join(["00:00:5e:00:01:0a 10.16.255.250"] * 32)),
         {key: value for kind, value in (("ip_address", "10.9.0.1,fd00::1"), ("mac_address", "00:00:5e:00:01:0a"),
-         ("ip_pool", "10.9.0.1..10.9.0.9"), ("port_security", "true"), ("egress_rate", "10"), ("ingress_rate", "1"),
+         ("ip_pool", "10.9.0.1..10.9.0.9,fd00::1"), ("port_security", "true"), ("egress_rate", "10"), ("ingress_rate", "1"),
          ("logical_switch", "pods-or-others"), ("dhcp-v4-options", "mtu=1400")) for key, value in each_net(kind, value).items()},
         {f"example.com/{n}": "x" * 500 for n in range(2048)},
     ],
@@ -416,7 +416,7 @@ def test_the_largest_that_the_agent_grants_is_admitted(api: Api, annotations: di
         (each_net("ip_pool", "x" * 8192), "characters; at most 65536"),
         (each_net("ip_pool", "x" * 16_000), "it may hold 8192 characters"),
         ({f"net{n}.demo.kubernetes.io/ip_pool": "x" for n in range(600)}, "600 of them ask for something; at most 512"),
-        ({f"{n}" * 1: "" for n in range(100_000)}, "the template has 100000 annotations; at most 2048"),
+        ({f"{n}": "" for n in range(20_000)}, "the template has 20000 annotations; at most 2048"),
         ({f"{n:0600}kubernetes.io/": "" for n in range(2000)}, ""),
         ({"x" * 1_000_000 + "kubernetes.io/ip_address": ""}, ""),
     ],
