@@ -127,6 +127,14 @@ def parser() -> argparse.ArgumentParser:
     _add_config(pools)
     pools.set_defaults(function=_pools)
 
+    policy = commands.add_parser(
+        "render-policy",
+        help="print the networks for the admission policy",
+        description="Print the ConfigMap with which deploy/components/admission refuses at `kubectl apply` addresses that "
+        "their network does not have. Apply it again when the configuration's networks have changed.",
+    )
+    _add_config(policy)
+    policy.set_defaults(function=_render_policy)
     people.add_why(commands, _add_config, _observe)
     people.add_migrations(commands)
     people.add_adopt(commands, _add_config)
@@ -221,6 +229,13 @@ def _pools(options: argparse.Namespace, config: Config) -> int:
         return 0
 
     return _observe(options, config, show)
+
+
+def _render_policy(_: argparse.Namespace, config: Config) -> int:
+    from ovnagent.commands import policy
+
+    print(policy.config_map(config.networks), end="")
+    return 0
 
 
 def _observe(options: argparse.Namespace, config: Config, show: Callable[[Observer], int]) -> int:
