@@ -225,10 +225,10 @@ def many(kube: ControlPlane, interfaces: int, directory: Path) -> None:
     """A start on a node that is full already."""
     bare = Bare(directory)
     bare.up()
+    plugs = Plugs(kube, bare)  # type: ignore[arg-type]
     try:
         uids = machines(kube, [f"m{number}" for number in range(interfaces // 2)], "bare")
         bare.attach({name: uid for name, uid in uids.items() if name.startswith("m")})
-        plugs = Plugs(kube, bare)  # type: ignore[arg-type]
         plugs.prepare()
         for what in ("none plugged yet", "all plugged before"):
             before = requests(kube)
@@ -251,6 +251,7 @@ def many(kube: ControlPlane, interfaces: int, directory: Path) -> None:
             plugs = Plugs(kube, bare)  # type: ignore[arg-type]
             watch.vswitch.stop()
     finally:
+        plugs.stop()
         bare.down()
 
 
