@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
+import json
 from dataclasses import replace
+
+import pytest
 
 from ovnagent.core.attachments import Rules, attachments
 from ovnagent.core.claims import claims
@@ -11,7 +13,7 @@ from ovnagent.core.owner import owner
 from ovnagent.core.placement import locate
 from ovnagent.core.ports import INTERFACE, NETWORK, VM_UID, Port, PresentPort
 from ovnagent.core.vm import VmKey
-from tests.desk import Desk, network, pod_object, vm_object, vmi_object
+from tests.desk import Desk, network, pod_object, record_text, vm_object, vmi_object
 
 TENANT = network("10.17.0.0/16", name="tenant", switch="tenant", pod_network=False, nads=("default/net",))
 
@@ -53,12 +55,12 @@ def test_an_annotation_goes_before_the_configuration_and_that_before_the_nad_s_o
     other = network("10.18.0.0/16", name="other", switch="other", pod_network=False)
     desk = Desk(network(), TENANT, other)
     desk.nads |= {"default/net": "other", "default/third": "other"}
-    for name, of, annotations, switch in (
+    for name, of, asked, switch in (
         ("configured", "net", {}, "tenant"),
         ("own", "third", {}, "other"),
         ("asked", "net", {"net.default.kubernetes.io/logical_switch": "other"}, "other"),
     ):
-        made = vm_object(name, annotations=annotations, interfaces=[nic("a")], networks=[nad("a", of)])
+        made = vm_object(name, annotations=asked, interfaces=[nic("a")], networks=[nad("a", of)])
         desk.feed("ADDED", "virtualmachines", made)
         desk.look()
         assert desk.port(f"{name}.default.{of}.default").switch == switch
@@ -95,22 +97,75 @@ def test_of_two_rows_the_one_of_the_port_s_name_counts() -> None:
     assert claimed(replace(named, port=replace(named.port, addresses=()))) == ("", [])
 
 
-def test_the_mac_on_the_wire() -> None:
-    """By the VMI's status; where that says nothing of the interface, by the launcher in which the guest runs."""
-    status = '[{"name":"cbr0","interface":"eth0","default":true,"mac":"%s"}]'
+def status(mac: str, *more: tuple[str, str]) -> dict[str, str]:
+    entries: list[dict[str, object]] = [{"name": "cbr0", "interface": "eth0", "default": True, "mac": mac}]
+    entries += [{"name": "x", "interface": name, "mac": other} for name, other in more]
+    return {"k8s.v1.cni.cncf.io/network-status": json.dumps(entries)}
+
+
+@pytest.mark.parametrize("binding", ["bridge", "masquerade"])
+def test_the_mac_on_the_wire(binding: str) -> None:
+    """By the VMI's status; where that says nothing of the interface, and with masquerade, by the launcher with the guest."""
     desk = Desk()
-    desk.feed("ADDED", "virtualmachines", vm_object("web"))
-    desk.feed("ADDED", "virtualmachineinstances", vmi_object("web", node="node1"))
-    for name, node, mac, uid in (
-        ("p1", "node1", "0A:00:00:00:00:11", ""),
-        ("p2", "node2", "0a:00:00:00:00:22", ""),
-        ("p3", "node1", "0a:00:00:00:00:33", "another"),
+    nics = [{"name": "default", binding: {}}]
+    desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=nics))
+    desk.feed("ADDED", "virtualmachineinstances", vmi_object("web", interfaces=nics))
+    for name, node, annotations, more in (
+        ("p1", "node1", status("0A:00:00:00:00:11", ("net1", "0a:00:00:00:00:12")), {}),
+        ("p2", "", status("0a:00:00:00:00:22"), {}),
+        ("p3", "node1", status("0a:00:00:00:00:33"), {"vmi_uid": "another"}),
+        ("p4", "node1", status("0a:00:00:00:00:44"), {"phase": "Failed"}),
+        ("p5", "node1", status(""), {}),
     ):
-        annotations = {"k8s.v1.cni.cncf.io/network-status": status % mac}
-        desk.feed("ADDED", "pods", pod_object(name, "web", node=node, vmi_uid=uid, annotations=annotations))
+        desk.feed("ADDED", "pods", pod_object(name, "web", node=node, annotations=annotations, **more))
+    for vmi in (
+        vmi_object("web", interfaces=nics),  # before the VMI has a node
+        vmi_object("web", node="node1", interfaces=nics),
+        vmi_object("web", node="node1", interfaces=nics, macs={"second": "0a:00:00:00:00:55"}),
+    ):
+        desk.feed("MODIFIED", "virtualmachineinstances", vmi)
+        desk.look()
+        (ip,) = desk.port("web.default").ips
+        assert desk.port("web.default").port_security == (f"0a:00:00:00:00:11 {ip}",)
+        assert desk.port("web.default").mac == "0a:00:00:00:00:11"
+    told = vmi_object("web", node="node1", interfaces=nics, macs={"default": "0a:00:00:00:00:66"})
+    desk.feed("MODIFIED", "virtualmachineinstances", told)
     desk.look()
-    assert desk.port("web.default").mac == "0a:00:00:00:00:11"
-    desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", node="node1", macs={"default": "0a:00:00:00:00:44"}))
+    assert desk.port("web.default").mac == ("0a:00:00:00:00:66" if binding == "bridge" else "0a:00:00:00:00:11")
+
+
+def test_each_interface_has_the_mac_that_is_reported_of_it() -> None:
+    desk = Desk(network(), TENANT)
+    nics, networks = [nic("default"), nic("a")], [{"name": "default", "pod": {}}, nad("a", "net")]
+    desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=nics, networks=networks))
+    macs = {"default": "0a:00:00:00:00:01", "a": "0a:00:00:00:00:02"}
+    vmi = vmi_object("web", node="node1", interfaces=nics, networks=networks, macs=macs)
+    desk.feed("ADDED", "virtualmachineinstances", vmi)
     desk.look()
-    assert desk.port("web.default").mac == "0a:00:00:00:00:44"
-    assert ipaddress.ip_address(desk.port("web.default").ips[0]) in desk.networks.all[0].subnets[0]
+    assert desk.port("web.default").mac == "0a:00:00:00:00:01"
+    assert desk.port("web.default.net.default").mac == "0a:00:00:00:00:02"
+
+
+def test_a_record_is_of_a_port_or_of_an_interface_either_of_which_may_have_another_name_now() -> None:
+    for port, interface, counts in (
+        ("web.default", "default", True),
+        ("web.default", "old", True),
+        ("old", "default", True),
+        ("old", "old", False),
+    ):
+        for uid in ("uid-web", "another"):
+            record = json.loads(record_text("web", uid, "10.16.0.50"))
+            record["ports"] = {port: record["ports"]["web.default"] | {"interface": interface}}
+            desk = Desk()
+            desk.feed("ADDED", "virtualmachines", vm_object("web", record=json.dumps(record)))
+            desk.look()
+            assert (desk.port("web.default").ips == ("10.16.0.50",)) is counts
+
+
+def test_a_record_of_a_network_that_is_not_configured_is_of_the_one_that_has_all_its_addresses() -> None:
+    for ips, counts in (("10.16.0.50", True), ("10.16.0.50,fd00::50", True), ("10.16.0.50,fd99::50", False)):
+        desk = Desk(network("10.16.0.0/16", "fd00::/64"))
+        record = record_text("web", "uid-web", ips, network="called-so-before")
+        desk.feed("ADDED", "virtualmachines", vm_object("web", record=record))
+        desk.look()
+        assert ("10.16.0.50" in desk.port("web.default").ips) is counts
