@@ -110,14 +110,14 @@ def test_the_mac_on_the_wire(binding: str) -> None:
     nics = [{"name": "default", binding: {}}]
     desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=nics))
     desk.feed("ADDED", "virtualmachineinstances", vmi_object("web", interfaces=nics))
-    for name, node, annotations, more in (
+    for name, node, told, more in (
         ("p1", "node1", status("0A:00:00:00:00:11", ("net1", "0a:00:00:00:00:12")), {}),
         ("p2", "", status("0a:00:00:00:00:22"), {}),
         ("p3", "node1", status("0a:00:00:00:00:33"), {"vmi_uid": "another"}),
         ("p4", "node1", status("0a:00:00:00:00:44"), {"phase": "Failed"}),
         ("p5", "node1", status(""), {}),
     ):
-        desk.feed("ADDED", "pods", pod_object(name, "web", node=node, annotations=annotations, **more))
+        desk.feed("ADDED", "pods", pod_object(name, "web", node=node, annotations=told, **more))
     for vmi in (
         vmi_object("web", interfaces=nics),  # before the VMI has a node
         vmi_object("web", node="node1", interfaces=nics),
@@ -128,8 +128,8 @@ def test_the_mac_on_the_wire(binding: str) -> None:
         (ip,) = desk.port("web.default").ips
         assert desk.port("web.default").port_security == (f"0a:00:00:00:00:11 {ip}",)
         assert desk.port("web.default").mac == "0a:00:00:00:00:11"
-    told = vmi_object("web", node="node1", interfaces=nics, macs={"default": "0a:00:00:00:00:66"})
-    desk.feed("MODIFIED", "virtualmachineinstances", told)
+    vmi = vmi_object("web", node="node1", interfaces=nics, macs={"default": "0a:00:00:00:00:66"})
+    desk.feed("MODIFIED", "virtualmachineinstances", vmi)
     desk.look()
     assert desk.port("web.default").mac == ("0a:00:00:00:00:66" if binding == "bridge" else "0a:00:00:00:00:11")
 
