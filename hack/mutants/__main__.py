@@ -48,7 +48,8 @@ EXAMPLES = 5
 """Of a property, at most."""
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in (
-        "books", "commands", "deletion", "dhcp", "dhcp_options", "documents", "free", "holding", "identity", "interfaces",
+        "attachments", "books", "commands", "deletion", "dhcp", "dhcp_options", "documents", "free", "holding", "identity",
+        "interfaces",
         "network_rules", "placement", "plan", "reduce", "requests", "routers", "values", "vm",
     )),
     "tests/scenarios/test_scenarios.py",
