@@ -11,7 +11,7 @@ export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # an ordinary user's PATH lack
 lab_packages=(
   busybox=busybox-static cpio=cpio ethtool=ethtool ip=iproute2 mmdebstrap=mmdebstrap openssl=openssl
   ovn-controller=ovn-host ovn-nbctl=ovn-central ovs-vswitchd=openvswitch-switch ping=iputils-ping ps=procps
-  podman=podman qemu-system-x86_64=qemu-system-x86 runc=runc socat=socat tcpdump=tcpdump
+  podman=podman prometheus=prometheus qemu-system-x86_64=qemu-system-x86 runc=runc socat=socat tcpdump=tcpdump
   update-ca-certificates=ca-certificates
 )
 
@@ -68,7 +68,7 @@ install_packages() (
     chmod +x "$policy"
   fi
   DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" || exit
-  [ ! -d /run/systemd/system ] || systemctl disable --quiet ovn-central ovn-host openvswitch-switch
+  [ ! -d /run/systemd/system ] || systemctl disable --quiet ovn-central ovn-host openvswitch-switch prometheus
 )
 
 # The name of a Python that is new enough and can make a virtual environment (Debian's cannot without python3-venv).

@@ -24,6 +24,8 @@ PACKAGES = {
     "busybox": "busybox-static",
     "openssl": "openssl",
     "podman": "podman",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
     "socat": "socat",
 }
 NEEDS = {
@@ -40,6 +42,7 @@ NEEDS = {
     ),
     "integration": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool"),
     "e2e": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "openssl"),
+    "monitoring": ("promtool", "prometheus", "ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "openssl"),
     "lab": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "qemu-system-x86_64", "busybox", "openssl"),
 }
 

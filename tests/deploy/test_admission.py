@@ -1,4 +1,4 @@
-"""The admission policies of deploy/components/admission and core/requests.py: one table through both, on a real API server."""
+"""The policies of deploy/components/admission and core/requests.py: one table through both, on a real API server."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ BAD: list[tuple[str, object]] = [
     ("ip_address", "::ffff:10.16.0.1"),
     ("ip_address", "0:0:0:0:0:FFFF:a10:1"),
     ("ip_address", "it's"),
-    ("ip_address", "\"it's\""),
+    ("ip_address", '"it\'s"'),
     ("ip_address", 'C:\\"x"'),
     ("ip_address", "10.\n16"),
     ("ip_address", "größer als jede Adresse, die es gibt und je geben wird, so lang ist sie"),
@@ -274,7 +274,13 @@ def test_what_the_policy_alone_refuses(api: Api, annotations: dict[str, object])
 
 @pytest.mark.parametrize(
     "key",
-    ["other.demo.kubernetes.io/ip_address", f"{NAD}ip_address.other", "example.com/ip_address", f"{POD}ip_address/x", f"{POD}vpc"],
+    [
+        "other.demo.kubernetes.io/ip_address",
+        f"{NAD}ip_address.other",
+        "example.com/ip_address",
+        f"{POD}ip_address/x",
+        f"{POD}vpc",
+    ],
 )
 def test_what_no_interface_looks_up_is_nobody_s_concern(api: Api, key: str) -> None:
     assert agent({key: "x"}) == []
