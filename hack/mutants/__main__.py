@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "ovnagent" / "core"
 SURVIVORS = Path(__file__).with_name("survivors.txt")
 SCORE = 0.95
-BROKEN = "not applied: "
+SURVIVED, BROKEN = "survives", "not tried"
 QUIET = ("-q", "--tb=native", "--assert=plain", "-p", "no:cacheprovider")
 EXAMPLES = 5
 """Of a property, at most."""
@@ -65,7 +65,7 @@ class Outcome:
 
     mutant: Mutant
     killed_by: str
-    """The test; empty for a survivor, `time` for one that took too long."""
+    """The test; `survives` if none, `time` if it took too long, `not tried...` if something else went wrong."""
 
 
 @dataclass
@@ -150,9 +150,9 @@ class Session:
         limits = [5 + 5 * sum(known.seconds[name] for name in names) for _, names in queue]
 
         def say(index: int, answer: str) -> None:
-            if not answer or answer.startswith(BROKEN):
+            if answer == SURVIVED or answer.startswith(BROKEN):
                 mutant = queue[index][0]
-                print(f"{answer or 'survives'}: {mutant.name} (line {mutant.line})", file=sys.__stderr__, flush=True)
+                print(f"{answer}: {mutant.name} (line {mutant.line})", file=sys.__stderr__, flush=True)
 
         answers = in_children([job(*each) for each in queue], self.workers, limits, say)
         self.outcomes += [Outcome(mutant, answer) for (mutant, _), answer in zip(queue, answers, strict=True)]
@@ -161,8 +161,8 @@ class Session:
         try:
             apply(mutant, self.functions)
         except Exception as error:
-            return f"{BROKEN}{error!r}"
-        return self.run(names)
+            return f"{BROKEN}: {error!r}"
+        return self.run(names) or SURVIVED
 
 
 Functions = dict[tuple[str, str], list[FunctionType]]
@@ -266,7 +266,7 @@ def in_children(
                 answers[index] = "time"
             else:
                 with os.fdopen(os.dup(reader)) as pipe:
-                    answers[index] = pipe.read()
+                    answers[index] = pipe.read() or f"{BROKEN}: its process was killed"
             os.close(reader)
             os.waitpid(process, 0)
             del running[reader]
@@ -320,7 +320,7 @@ def own_statements(chosen: Sequence[Mutant], workers: int) -> list[Outcome]:
             sys.meta_path.insert(0, _Changed(mutant))
             few = _Few()
             status = pytest.main([*QUIET, "-x", *TESTS_OF.get(mutant.file, TESTS)], plugins=[few])
-            return "" if status == 0 else (few.failed or f"status {status}")
+            return SURVIVED if status == 0 else (few.failed or f"status {status}")
 
         return run
 
@@ -418,7 +418,7 @@ def main() -> int:
 
 def report(outcomes: Sequence[Outcome], partial: bool, started: float) -> int:
     known = survivors()
-    alive = {outcome.mutant.name: outcome for outcome in outcomes if not outcome.killed_by}
+    alive = {outcome.mutant.name: outcome for outcome in outcomes if outcome.killed_by == SURVIVED}
     new = {name: outcome for name, outcome in alive.items() if name not in known}
     for name, outcome in new.items():
         print(f"survives: {name}    (line {outcome.mutant.line})")

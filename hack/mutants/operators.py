@@ -100,6 +100,8 @@ def _places(node: ast.AST, path: Path, function: str, scope: str = "") -> Iterat
     for field, child in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list", "type_comment"):
             continue
+        if function and isinstance(node, ast.arguments):  # default values are no part of a function's code
+            continue
         for index, each in enumerate(child) if isinstance(child, list) else ((None, child),):
             if not isinstance(each, ast.AST) or isinstance(
                 each, ast.expr_context | ast.JoinedStr | ast.Import | ast.ImportFrom
@@ -181,7 +183,7 @@ def _changes(node: ast.AST, path: Path) -> Iterator[tuple[str, str, Change]]:
         case ast.Call(func=ast.Name(id="sorted" | "reversed" as name)):
             if name == "reversed" or not any(each.arg == "reverse" for each in node.keywords):
                 yield replaced(ast.Call(ast.Name("list", ast.Load()), node.args, []))
-        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and not value.value):
             yield (
                 f"return {ast.unparse(value)}",
                 "return None",

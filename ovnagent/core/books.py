@@ -123,7 +123,7 @@ class Book:
         left = self.by_key.get(holder.key, NOBODY) - {holder}
         if left:
             return replace(self, by_key=self.by_key.set(holder.key, left))
-        return replace(self, by_key=self.by_key.delete(holder.key)) if holder.key in self.by_key else self
+        return replace(self, by_key=self.by_key.delete(holder.key))
 
 
 NO_BOOK = Book()

@@ -285,7 +285,7 @@ def _told_of(vmi: Instance, migration_uid: str) -> bool:
 
 def _domain_ready(vmi: Instance, migration_uid: str) -> bool:
     state = vmi.migration
-    return state is not None and state.uid == migration_uid and state.target_ready and not state.failed
+    return state is not None and state.uid == migration_uid and state.target_ready
 
 
 def _succeeded(migration: Migration | None) -> bool:

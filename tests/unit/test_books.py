@@ -133,6 +133,11 @@ def test_the_books_of_all_switches() -> None:
     books = books.put("s2", books["s2"].share(OTHER, frozenset(ips("10.16.0.50"))))
     assert sorted(books.of(A)) == [("s1", ONE), ("s2", TWO)]
     assert books.of(VmKey("default", "c")) == []
+    many = [Holder(A, f"u{number}", f"{number}.default") for number in range(8)]
+    crowd = NO_BOOK
+    for holder in many:
+        crowd = crowd.share(holder, frozenset(ips("10.16.0.50")))
+    assert NO_BOOKS.put("s", crowd).of(A) == [("s", holder) for holder in many]
     assert list(books.shared()) == [("s2", ips("10.16.0.50")[0], frozenset({OTHER}))]
     assert books["nowhere"] is NO_BOOK
     assert books.put("nowhere", NO_BOOK) is books

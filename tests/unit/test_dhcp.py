@@ -152,7 +152,7 @@ def test_what_no_port_may_have(address: str, words: str | None) -> None:
     if words is None or words.startswith("is reserved"):
         assert subnet.refuse(ip(address), reserved=False) is None
     else:
-        assert subnet.refuse(ip(address), reserved=False) == words
+        assert subnet.refuse(ip(address), reserved=False) == subnet.refuse(ip(address), True) == words
 
 
 def test_ipv6_has_no_broadcast_address() -> None:
@@ -175,6 +175,8 @@ def test_ipv6_has_no_broadcast_address() -> None:
         ((span("10.0.0.0", "10.0.0.15"),), 0),
         ((span("10.0.0.14", "10.0.0.15"),), 12),
         ((span("10.0.0.5", "10.0.0.5"), span("10.0.0.6", "10.0.0.6")), 11),
+        ((span("10.0.0.8", "10.0.0.9"), span("10.0.0.4", "10.0.0.6")), 8),
+        ((span("10.0.0.0", "10.0.0.2"), span("10.0.0.2", "10.0.0.3")), 11),
     ],
 )
 def test_how_many_addresses_ports_may_have(reserved: tuple[AddressRange, ...], size: int) -> None:

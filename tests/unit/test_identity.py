@@ -213,6 +213,7 @@ def test_what_was_held_under_another_uid() -> None:
     assert not continues(machine, [row(uid="other", vmi_uid="v1")], "old")
     assert continues(None, [], "whatever")
     assert not continues(whose(vm()), [row(uid="old", vmi_uid="")], "old")
+    assert not continues(whose(vm()), [], "")
 
 
 # ---- names, and interfaces that a launcher has ----------------------------------------------------------------------

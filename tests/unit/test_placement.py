@@ -110,6 +110,7 @@ ON_B, GONE = Binding("B", (), ("B",)), None
         (replace(READY, node=""), None, None, 0.0, "B", None),
         (replace(READY, node=""), both("A", "B"), ACTIVE, 0.0, AB, None),
         (replace(READY, node=""), row("A"), ON_A, 0.0, BA, None),
+        (replace(READY, node=""), both("B", "A"), ACTIVE, 0.0, BA, None),
         # over, and the source has not let go
         (OVER, both("A", "B"), ALSO_B, 1.0, AB, GRACE_SECONDS - 1),
         (OVER, both("A", "B"), Binding("B", ("A",)), 1.0, AB, GRACE_SECONDS - 1),
@@ -123,6 +124,9 @@ ON_B, GONE = Binding("B", (), ("B",)), None
         (replace(OVER, migration=""), both("A", "B"), ALSO_B, 0.0, "B", None),
         (replace(OVER, node="n3"), both("A", "B"), ALSO_B, 0.0, "C", None),
         (OVER, row("A", migration="m1"), ALSO_B, 0.0, "B", None),
+        (OVER, row("B", migration="m1"), ALSO_B, 0.0, "B", None),
+        (replace(OVER, migration=""), row("A", "B", strategy="rarp"), ALSO_B, 0.0, "B", None),
+        (OVER, both("B", "A"), ON_B, 0.0, "B", None),
         # failed, cancelled, the target gone
         (Whereabouts(PLACED, "n1"), both("A", "B"), ALSO_B, 0.0, "A", None),
         # two nodes with one chassis
@@ -239,6 +243,7 @@ MOVING_ON = Whereabouts(MIGRATING, "n1", "n3", "m2")
         (facts(vmi("n1", state=state("m0", ready=True)), P1, P2, migration("m1")), MOVING),
         (facts(vmi("n1", state=state("m0", failed=True)), P1, P2, migration("m1")), MOVING),
         (facts(vmi("n1", state=state("m1", failed=True)), P1, P2, migration("m1")), HERE),
+        (facts(vmi("n2", state=state("m1", failed=True)), P1, P2, migration("m1")), replace(THERE, migration="")),
         # its domain is ready
         (facts(vmi("n1", state=state("m1", ready=True)), P1, P2, migration("m1")), READY),
         (facts(vmi("n2", state=state("m1", ready=True)), P1, P2, migration("m1")), READY),
