@@ -1,4 +1,4 @@
-.PHONY: demo demo-down test unit lint lock images sandbox sandbox-down test-sandbox
+.PHONY: demo demo-down test unit mutants lint lock images sandbox sandbox-down test-sandbox
 
 demo:
 	KEEP=$(KEEP) hack/demo
@@ -11,6 +11,10 @@ test:
 
 unit:
 	hack/test unit
+
+# Small faults in ovnagent/core/, one after the other: each must be found by a fast test.
+mutants:
+	hack/test mutants
 
 lint:
 	hack/test lint

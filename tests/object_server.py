@@ -111,7 +111,7 @@ class ObjectServer:
             present = self._kinds[kind].objects.get(name)
             made = dict(meta)
             record = _record(present)
-            if record and isinstance(made.get("annotations", {}), dict):  # what the agent wrote, an update does not take away
+            if record and isinstance(made.get("annotations", {}), dict):  # an update does not take it away
                 made["annotations"] = {RECORD_ANNOTATION: record, **made.get("annotations", {})}
             self._kinds[kind].objects[name] = Stored(made, body)
             self._happened(kind, name, "MODIFIED" if present else "ADDED")

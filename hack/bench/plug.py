@@ -225,10 +225,10 @@ def many(kube: ControlPlane, interfaces: int, directory: Path) -> None:
     """A start on a node that is full already."""
     bare = Bare(directory)
     bare.up()
+    plugs = Plugs(kube, bare)  # type: ignore[arg-type]
     try:
         uids = machines(kube, [f"m{number}" for number in range(interfaces // 2)], "bare")
         bare.attach({name: uid for name, uid in uids.items() if name.startswith("m")})
-        plugs = Plugs(kube, bare)  # type: ignore[arg-type]
         plugs.prepare()
         for what in ("none plugged yet", "all plugged before"):
             before = requests(kube)
@@ -251,6 +251,7 @@ def many(kube: ControlPlane, interfaces: int, directory: Path) -> None:
             plugs = Plugs(kube, bare)  # type: ignore[arg-type]
             watch.vswitch.stop()
     finally:
+        plugs.stop()
         bare.down()
 
 
@@ -277,12 +278,13 @@ def say(what: str, milliseconds: list[float]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=25, metavar="STARTS", help="VMs with two interfaces each")
-    parser.add_argument("--interfaces", type=int, default=500)
+    parser.add_argument("--interfaces", type=int, default=500, help="on the full node; 0: no such node")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ovnagent-plug-") as folder:
         directory = Path(folder)
         with ControlPlane(directory / "kube", audit=True) as kube:
-            many(kube, options.interfaces, directory)
+            if options.interfaces:
+                many(kube, options.interfaces, directory)
             starts(kube, options.n)
     return 0
 

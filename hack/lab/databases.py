@@ -113,7 +113,10 @@ def cluster(directory: Path, members: int = 3) -> Iterator[list[Server]]:
 
 
 def joined(member: Server) -> bool:
-    return "Status: cluster member" in member.appctl("cluster/status", member.database)
+    try:
+        return "Status: cluster member" in member.appctl("cluster/status", member.database)
+    except RuntimeError:  # it is there before it listens
+        return False
 
 
 def leads(member: Server) -> bool:

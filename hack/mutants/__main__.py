@@ -2,18 +2,20 @@
 
     python -m hack.mutants                       all mutants
     python -m hack.mutants --sample 60 --seed 1  some of them, always the same
-    python -m hack.mutants --only settle.py      those of one file, or of `settle.py _grant`
+    python -m hack.mutants --only settle.py      those of one file, or of `settle.py _grant`; more than one may be given
 
-One process imports everything and collects the tests; a first run finds out which test calls which function. Then each mutant has a
-forked process, in which one function's code is replaced, and runs the tests that call it until one fails. (A file's own
-statements are looked at in a process that imports the changed file.) Known survivors stand in survivors.txt, each with the
-reason; any other is an error, and so is a line there that does not survive, and a score below 95 %.
+One process imports everything and collects the tests; a first run finds out which test calls which function. Then each
+mutant has a forked process, in which one function's code is replaced, and runs the tests that call it until one fails. (A
+file's own statements are looked at in a process that imports the changed file.) Known survivors stand in survivors.txt, each
+with the reason; any other is an error, and so is a line there that does not survive, and a score below 95 %. The faults of
+faults.py are tried in every run.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import builtins
 import contextlib
 import gc
 import importlib.abc
@@ -33,6 +35,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from hack.mutants.faults import planted
 from hack.mutants.operators import Mutant, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,11 +43,13 @@ CORE = ROOT / "ovnagent" / "core"
 SURVIVORS = Path(__file__).with_name("survivors.txt")
 SCORE = 0.95
 BROKEN = "not applied: "
-EXAMPLES = 10
+QUIET = ("-q", "--tb=native", "--assert=plain", "-p", "no:cacheprovider")
+EXAMPLES = 5
 """Of a property, at most."""
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in (
-        "books", "commands", "deletion", "dhcp", "dhcp_options", "documents", "free", "holding", "identity", "interfaces",
+        "attachments", "books", "commands", "deletion", "dhcp", "dhcp_options", "documents", "free", "holding", "identity",
+        "interfaces",
         "network_rules", "placement", "plan", "reduce", "requests", "routers", "values", "vm",
     )),
     "tests/scenarios/test_scenarios.py",
@@ -61,7 +66,6 @@ class Outcome:
     mutant: Mutant
     killed_by: str
     """The test; empty for a survivor, `time` for one that took too long."""
-    seconds: float
 
 
 @dataclass
@@ -76,7 +80,7 @@ class Known:
 class Session:
     """Plugin: in place of pytest's own loop over the tests."""
 
-    def __init__(self, chosen: Callable[[], list[Mutant]], workers: int, known: Known | None = None) -> None:
+    def __init__(self, chosen: Sequence[Mutant], workers: int) -> None:
         self.chosen, self.workers = chosen, workers
         self.outcomes: list[Outcome] = []
         self.failed: list[str] = []
@@ -86,9 +90,9 @@ class Session:
         self.items = {item.nodeid: item for item in session.items}
         for item in session.items:
             _few_examples(item)
+        self.functions = functions()
         known = self._first_run()
         if not self.failed:
-            self.functions = functions()
             gc.freeze()
             self._all(known)
         return True
@@ -107,7 +111,9 @@ class Session:
         """Which test calls which function; in several processes, each of which has a part of the tests."""
         known, calls = Known(), {}
         names = list(self.items)
-        for found in in_children([lambda part=part: self._traced(names[part :: self.workers]) for part in range(self.workers)]):
+        for found in in_children(
+            [lambda part=part: self._probed(names[part :: self.workers]) for part in range(self.workers)]
+        ):
             for line in found.splitlines():
                 name, seconds, *functions = line.split("\t")
                 known.seconds[name] = float(seconds)
@@ -119,40 +125,37 @@ class Session:
                 known.tests.setdefault(function, []).append(name)
         return known
 
-    def _traced(self, names: Sequence[str]) -> str:
-        prefix, lines = str(CORE) + os.sep, []
+    def _probed(self, names: Sequence[str]) -> str:
+        """A line for each test: its name, its seconds, and the functions that it calls."""
+        called: set[str] = set()
+        setattr(builtins, PROBE, called.add)
+        probe(self.functions)
+        lines = []
         for name in names:
-            called: set[CodeType] = set()
-
-            def profile(frame: Any, event: str, _: object, called: set[CodeType] = called) -> None:
-                if event == "call":
-                    called.add(frame.f_code)
-
+            called.clear()
             started = time.monotonic()
-            sys.setprofile(profile)
             failed = self.run([name])
-            sys.setprofile(None)
-            inside = {
-                f"{code.co_filename.removeprefix(prefix)} {code.co_qualname.partition('.<')[0]}"
-                for code in called
-                if code.co_filename.startswith(prefix)
-            }
-            functions = ["FAILED"] if failed else sorted(inside)
-            lines.append("\t".join((name, f"{time.monotonic() - started:.3f}", *functions)))
+            found = ["FAILED"] if failed else sorted(called)
+            lines.append("\t".join((name, f"{time.monotonic() - started:.3f}", *found)))
         return "\n".join(lines)
 
     def _all(self, known: Known) -> None:
-        chosen = self.chosen()
-        queue = [(mutant, known.tests.get(f"{mutant.file} {mutant.function}", [])) for mutant in chosen if mutant.function]
-        started = time.monotonic()
+        queue = [
+            (mutant, known.tests.get(f"{mutant.file} {mutant.function}", [])) for mutant in self.chosen if mutant.function
+        ]
 
         def job(mutant: Mutant, names: list[str]) -> Callable[[], str]:
             return lambda: self._mutated(mutant, names)
 
         limits = [5 + 5 * sum(known.seconds[name] for name in names) for _, names in queue]
-        answers = in_children([job(*each) for each in queue], self.workers, limits)
-        for (mutant, _), answer in zip(queue, answers, strict=True):
-            self.outcomes.append(Outcome(mutant, answer, time.monotonic() - started))
+
+        def say(index: int, answer: str) -> None:
+            if not answer or answer.startswith(BROKEN):
+                mutant = queue[index][0]
+                print(f"{answer or 'survives'}: {mutant.name} (line {mutant.line})", file=sys.__stderr__, flush=True)
+
+        answers = in_children([job(*each) for each in queue], self.workers, limits, say)
+        self.outcomes += [Outcome(mutant, answer) for (mutant, _), answer in zip(queue, answers, strict=True)]
 
     def _mutated(self, mutant: Mutant, names: list[str]) -> str:
         try:
@@ -182,6 +185,30 @@ def apply(mutant: Mutant, known: Functions) -> None:
         function.__code__ = wanted
 
 
+PROBE = "__probe__"
+
+
+def probe(known: Functions) -> None:
+    """Each of these functions says its name when it is called."""
+    for path in {path for path, _ in known}:
+        tree = ast.parse(Path(path).read_text())
+        for name, function in _outermost(tree, ""):
+            told = ast.Constant(f"{Path(path).name} {name}")
+            function.body.insert(0, ast.Expr(ast.Call(ast.Name(PROBE, ast.Load()), [told], [])))
+        for code in _codes(compile(ast.fix_missing_locations(tree), path, "exec")):
+            for function in known.get((path, code.co_qualname), ()):
+                if len(code.co_freevars) == len(function.__code__.co_freevars):
+                    function.__code__ = code
+
+
+def _outermost(node: ast.AST, scope: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    for each in ast.iter_child_nodes(node):
+        if isinstance(each, ast.FunctionDef):
+            yield f"{scope}{each.name}", each
+        elif isinstance(each, ast.ClassDef):
+            yield from _outermost(each, f"{scope}{each.name}.")
+
+
 def _codes(code: CodeType) -> Iterator[CodeType]:
     for each in code.co_consts:
         if isinstance(each, CodeType):
@@ -191,7 +218,10 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 def _few_examples(item: pytest.Item) -> None:
     """The same few every time, and none of an earlier run."""
-    for owner, name in ((getattr(item, "obj", None), "_hypothesis_internal_use_settings"), (getattr(item, "cls", None), "settings")):
+    for owner, name in (
+        (getattr(item, "obj", None), "_hypothesis_internal_use_settings"),
+        (getattr(item, "cls", None), "settings"),
+    ):
         given = getattr(owner, name, None)
         if isinstance(given, settings):
             few = min(EXAMPLES, given.max_examples)
@@ -210,8 +240,14 @@ def _few_examples(item: pytest.Item) -> None:
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 
-def in_children(jobs: Sequence[Callable[[], str]], workers: int = 0, limits: Sequence[float] = ()) -> list[str]:
-    """What each job returns, each in a forked process of its own; `time` for one that takes longer than its limit in seconds."""
+def in_children(
+    jobs: Sequence[Callable[[], str]],
+    workers: int = 0,
+    limits: Sequence[float] = (),
+    done: Callable[[int, str], None] = lambda *_: None,
+) -> list[str]:
+    """What each job returns, each in a forked process of its own; `time` for one that takes longer than its limit (seconds).
+    `done` is told as they end."""
     answers: list[str] = [""] * len(jobs)
     running: dict[int, tuple[int, int, float]] = {}  # pipe -> job, process, deadline
     waiting = list(range(len(jobs)))[::-1]
@@ -234,6 +270,7 @@ def in_children(jobs: Sequence[Callable[[], str]], workers: int = 0, limits: Seq
             os.close(reader)
             os.waitpid(process, 0)
             del running[reader]
+            done(index, answers[index])
     return answers
 
 
@@ -267,38 +304,51 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.path = str(CORE / mutant.file)
         self.tree = mutant.make()
 
-    def find_spec(self, name: str, path: object, target: object = None) -> Any:
+    def find_spec(self, name: str, *_: object) -> Any:
         return importlib.util.spec_from_loader(name, self) if name == self.name else None
 
     def exec_module(self, module: ModuleType) -> None:
         module.__file__ = self.path
-        exec(compile(self.tree, self.path, "exec"), module.__dict__)  # noqa: S102
+        exec(compile(self.tree, self.path, "exec"), module.__dict__)
 
 
 def own_statements(chosen: Sequence[Mutant], workers: int) -> list[Outcome]:
     """Before this process imports anything of the agent: a child does, with the mutant among it."""
-    started = time.monotonic()
 
     def job(mutant: Mutant) -> Callable[[], str]:
         def run() -> str:
             sys.meta_path.insert(0, _Changed(mutant))
             few = _Few()
-            status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", *TESTS_OF.get(mutant.file, TESTS)], plugins=[few])
+            status = pytest.main([*QUIET, "-x", *TESTS_OF.get(mutant.file, TESTS)], plugins=[few])
             return "" if status == 0 else (few.failed or f"status {status}")
 
         return run
 
     answers = in_children([job(mutant) for mutant in chosen], workers, [120.0] * len(chosen))
-    return [Outcome(mutant, answer, time.monotonic() - started) for mutant, answer in zip(chosen, answers, strict=True)]
+    return [Outcome(mutant, answer) for mutant, answer in zip(chosen, answers, strict=True)]
 
 
 TESTS_OF = {
+    "deletion.py": ("tests/unit/test_deletion.py",),
+    "dhcp.py": ("tests/unit/test_dhcp.py",),
+    "plan.py": ("tests/unit/test_plan.py", "tests/unit/test_identity.py", "tests/unit/test_deletion.py"),
+    "ports.py": ("tests/unit/test_identity.py", "tests/unit/test_holding.py", "tests/unit/test_plan.py"),
     "dhcp_options.py": ("tests/unit/test_dhcp_options.py",),
     "limits.py": ("tests/unit/test_values.py",),
-    "problems.py": ("tests/unit/test_plan.py", "tests/unit/test_network_rules.py", "tests/unit/test_holding.py", "tests/scenarios"),
+    "problems.py": (
+        "tests/unit/test_plan.py",
+        "tests/unit/test_network_rules.py",
+        "tests/unit/test_holding.py",
+        "tests/scenarios",
+    ),
     "placement.py": ("tests/unit/test_placement.py", "tests/scenarios"),
     "free.py": ("tests/unit/test_free.py",),
-    "vm.py": ("tests/unit/test_vm.py", "tests/unit/test_reduce.py", "tests/unit/test_requests.py", "tests/unit/test_identity.py"),
+    "vm.py": (
+        "tests/unit/test_vm.py",
+        "tests/unit/test_reduce.py",
+        "tests/unit/test_requests.py",
+        "tests/unit/test_identity.py",
+    ),
     "requests.py": ("tests/unit/test_requests.py",),
     "reduce.py": ("tests/unit/test_reduce.py", "tests/unit/test_vm.py"),
     "values.py": ("tests/unit/test_values.py",),
@@ -344,25 +394,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, help="so many of them")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="mutants whose name begins so")
+    parser.add_argument("--only", nargs="*", default=[""], help="mutants whose names begin so")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     started = time.monotonic()
-    chosen = [mutant for mutant in every_mutant() if mutant.name.startswith(arguments.only)]
+    chosen = [mutant for mutant in every_mutant() if mutant.name.startswith(tuple(arguments.only))]
     if arguments.sample:
-        chosen = random.Random(arguments.seed).sample(chosen, min(arguments.sample, len(chosen)))  # noqa: S311
+        chosen = random.Random(arguments.seed).sample(chosen, min(arguments.sample, len(chosen)))
+    chosen = [*planted(CORE), *chosen]
     outcomes = own_statements([mutant for mutant in chosen if not mutant.function], arguments.workers)
-    session = Session(lambda: chosen, arguments.workers)
+    session = Session(chosen, arguments.workers)
     with contextlib.redirect_stdout(sys.stderr):
-        status = pytest.main(["-q", "-p", "no:cacheprovider", *TESTS], plugins=[session])
+        status = pytest.main([*QUIET, *TESTS], plugins=[session])
     if session.failed:
         print("these tests fail without any mutant:", *session.failed, sep="\n  ")
         return 2
     if status not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
         return int(status)
-    return report(outcomes + session.outcomes, partial=bool(arguments.sample or arguments.only), started=started)
+    return report(outcomes + session.outcomes, partial=bool(arguments.sample or any(arguments.only)), started=started)
 
 
 def report(outcomes: Sequence[Outcome], partial: bool, started: float) -> int:
@@ -382,8 +433,8 @@ def report(outcomes: Sequence[Outcome], partial: bool, started: float) -> int:
     late = sum(outcome.killed_by == "time" for outcome in outcomes)
     score = killed / max(len(outcomes), 1)
     print(
-        f"{killed} of {len(outcomes)} mutants killed ({score:.1%}), {late} of them by their time; {len(alive) - len(new)} survive for a "
-        f"known reason, {len(new)} for none; {time.monotonic() - started:.0f} s"
+        f"{killed} of {len(outcomes)} mutants killed ({score:.1%}), {late} of them by their time; "
+        f"{len(alive) - len(new)} survive for a known reason, {len(new)} for none; {time.monotonic() - started:.0f} s"
     )
     return 1 if new or stale or broken or (not partial and score < SCORE) else 0
 

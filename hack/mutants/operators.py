@@ -101,7 +101,9 @@ def _places(node: ast.AST, path: Path, function: str, scope: str = "") -> Iterat
         if field in ("annotation", "returns", "decorator_list", "type_comment"):
             continue
         for index, each in enumerate(child) if isinstance(child, list) else ((None, child),):
-            if not isinstance(each, ast.AST) or isinstance(each, ast.expr_context | ast.JoinedStr | ast.Import | ast.ImportFrom):
+            if not isinstance(each, ast.AST) or isinstance(
+                each, ast.expr_context | ast.JoinedStr | ast.Import | ast.ImportFrom
+            ):
                 continue
             if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):
                 continue
@@ -152,7 +154,11 @@ def _changes(node: ast.AST, path: Path) -> Iterator[tuple[str, str, Change]]:
             for value in (True, False):
                 if not isinstance(node.test, ast.BoolOp):  # whose parts are taken out one by one
                     text = f"if {ast.unparse(node.test)}"
-                    yield text, f"if {value}", lambda tree, value=value: setattr(_at(tree, path), "test", ast.Constant(value))
+                    yield (
+                        text,
+                        f"if {value}",
+                        lambda tree, value=value: setattr(_at(tree, path), "test", ast.Constant(value)),
+                    )
         case ast.comprehension(ifs=[_, *_]):
             pass  # it has no line: see its owner
         case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
@@ -176,7 +182,11 @@ def _changes(node: ast.AST, path: Path) -> Iterator[tuple[str, str, Change]]:
             if name == "reversed" or not any(each.arg == "reverse" for each in node.keywords):
                 yield replaced(ast.Call(ast.Name("list", ast.Load()), node.args, []))
         case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
-            yield f"return {ast.unparse(value)}", "return None", lambda tree: setattr(_at(tree, path), "value", ast.Constant(None))
+            yield (
+                f"return {ast.unparse(value)}",
+                "return None",
+                lambda tree: setattr(_at(tree, path), "value", ast.Constant(None)),
+            )
         case ast.Continue():
             yield replaced(ast.Break())
         case ast.Break():

@@ -79,7 +79,7 @@ def _of_network(leases: Iterable[Lease], network: Network, switches: Mapping[str
     for lease in leases:
         switch = switches.get(lease.network)
         if switch is None:
-            if lease.ips and all(any(ip in subnet for subnet in network.subnets) for ip in lease.ips):
+            if all(any(ip in subnet for subnet in network.subnets) for ip in lease.ips):
                 yield lease
         elif switch == network.logical_switch:
             yield lease
@@ -100,7 +100,7 @@ def _reported_mac(owner: Owner, facts: Facts, where: Whereabouts, interface: Int
         for name, mac in vmi.macs:
             if name == interface.name:
                 return mac.lower()
-    node = where.target if where.situation is Situation.SWITCHED else vmi.node or where.node
+    node = where.target if where.situation is Situation.SWITCHED else where.node
     return pod_macs(owner, facts, interface).get(node, "")
 
 

@@ -66,7 +66,7 @@ def brake(
     lost = [row.port for rows in by_vm.values() for row in rows if homeless(row.port, networks)]
     hold_vms, hold_ports = too_many(at_stake, owned), too_many(len(lost), owned)
     if approved or not (hold_vms or hold_ports):
-        return Brake(approved=approved and (hold_vms or hold_ports))
+        return Brake(approved=hold_vms or hold_ports)
     message = ""
     if hold_vms:
         message = f"{at_stake} of {owned} ports belong to VMs that Kubernetes does not list, and nobody saw them deleted."

@@ -33,17 +33,17 @@ def prune(data: bytes, depth: int) -> bytes:
     """The same JSON with null in place of each array and object below `depth` levels of them; in linear time. What comes
     of bytes that are no JSON is not said: the parser has the last word."""
     kept: list[bytes] = []
-    level, copied, cut = 0, 0, -1
+    level, copied, cut = 0, 0, 0
     for token in _TOKEN.finditer(data):
         match token.group():
             case b"[" | b"{":
                 level += 1
-                if level == depth + 1 and cut < 0:
+                if level == depth + 1:
                     cut = token.start()
             case b"]" | b"}":
                 level -= 1
-                if level == depth and cut >= 0:
+                if level == depth:
                     kept += (data[copied:cut], b"null")
-                    copied, cut = token.end(), -1
+                    copied = token.end()
     kept.append(data[copied:])
     return b"".join(kept)

@@ -50,8 +50,7 @@ def allocatable(subnet: Subnet) -> Spans:
     barred += [(int(ip), int(ip)) for ip in (subnet.gateway, subnet.dhcp_server) if ip is not None]
     found, reached = [], subnet.first
     for first, last in sorted(barred):
-        if first > reached:
-            found.append((reached, min(first - 1, subnet.last)))
+        found.append((reached, min(first - 1, subnet.last)))  # empty where the two overlap or touch
         reached = max(reached, last + 1)
     return tuple(span for span in (*found, (reached, subnet.last)) if span[0] <= span[1])
 

@@ -15,6 +15,8 @@ from ovnagent.kube.writer import Writer
 PLURALS = {"VirtualMachine": "virtualmachines", "VirtualMachineInstance": "virtualmachineinstances"}
 SHOWN_SECONDS = 15.0
 """Within so long the watch should show what was written."""
+AGAIN_SECONDS = 300.0
+"""When a text is tried again that was given up: an API server that has just started says 403 until it knows its rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class _Sent:
 
 class Records:
     """Never blocks: a record follows behind its port, and a later text for the same VM takes the place of an earlier. A text
-    is sent once: it is remembered until the watch shows it; a VM whose text is not shown is looked at again."""
+    is sent once: it is remembered until the watch shows it. A VM whose text is not shown, or was given up, is looked at
+    again."""
 
     def __init__(self, client: Client, writer: Writer, look_again: Callable[[set[VmKey]], None]) -> None:
         self._client = client
@@ -46,10 +49,12 @@ class Records:
                 return
             self._sent[ref] = _Sent(text, float("inf"))
         key = (ref.kind, ref.name)
-        self._writer.put(ref.namespace, key, lambda: self._write(ref, text), lambda: self._forget(ref, text))
+        self._writer.put(
+            ref.namespace, key, lambda: self._write(ref, text), lambda: self._until(ref, text, AGAIN_SECONDS)
+        )
 
     def tidy(self) -> None:
-        """Look again at the VMs on which the watch should have shown a text by now. To be called every second or so."""
+        """Look again at the VMs on which a text should be by now. To be called every second or so."""
         now = time.monotonic()
         with self._lock:
             late = [ref for ref, sent in self._sent.items() if sent.until < now]
@@ -67,15 +72,11 @@ class Records:
             # Gone, or deleted and created again under its name: the new object's own turn will come.
             if error.status not in (404, 422) and not (error.status == 409 and "uid" in str(error).lower()):
                 raise
-            self._forget(ref, text)
-            return
-        with self._lock:
-            sent = self._sent.get(ref)
-            if sent is not None and sent.text == text:
-                self._sent[ref] = _Sent(text, time.monotonic() + SHOWN_SECONDS)
+        self._until(ref, text, SHOWN_SECONDS)
 
-    def _forget(self, ref: ObjectRef, text: str) -> None:
+    def _until(self, ref: ObjectRef, text: str, seconds: float) -> None:
+        """Remember for so long that this was sent, if nothing else was meanwhile."""
         with self._lock:
             sent = self._sent.get(ref)
             if sent is not None and sent.text == text:
-                del self._sent[ref]
+                self._sent[ref] = _Sent(text, time.monotonic() + seconds)

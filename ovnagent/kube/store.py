@@ -105,6 +105,8 @@ class Store:
                 keys |= self._readable(kind, name)
             for name, reason in (aside or {}).items():
                 self._set_aside(kind, name, reason)
+            if self._nameless.get(kind) and not nameless:  # it could have been any deleted VM's
+                keys |= self._deleted.keys()
             self._nameless[kind] = nameless
             keys |= self._publish()
         self._tell(keys, urgent)
@@ -118,9 +120,12 @@ class Store:
         self._aside[kind][name] = SetAside(reason, name in self._objects[kind])
 
     def _readable(self, kind: type[Fact], name: Identity) -> set[VmKey]:
-        """An object is not set aside any more; the VM that had to be left alone for its sake."""
-        aside = self._aside[kind].pop(name, None)
-        return {VmKey(*name)} if aside is not None and kind in (VirtualMachine, Instance) else set()
+        """An object is not set aside any more; the VMs that had to be left alone for its sake."""
+        if self._aside[kind].pop(name, None) is None:
+            return set()
+        if kind is Launcher:  # it could have been any deleted VM's of its namespace
+            return {key for key in self._deleted if key.namespace == name[0]}
+        return {VmKey(*name)} if kind in (VirtualMachine, Instance) else set()
 
     def _put(self, fact: Fact) -> tuple[set[VmKey], bool]:
         """The VMs that the change concerns, and whether a guest may be on the move."""

@@ -188,8 +188,10 @@ class Plugger:
         fields = {"interface": interface.name, "pod": f"{pod.namespace}/{pod.name}", "reason": text}
         LOG.warning("left alone" if decision.iface_id else "not plugged", extra=fields)
         machine = self._machines.known.get(pod.uid)
+        if machine is None:
+            return  # the API server has not answered yet: nobody is to be told of that by an Event
         ref = ObjectRef("Pod", pod.namespace, pod.name, pod.uid)
-        if machine is not None and machine.vmi is not None and machine.vmi.uid == pod.vmi_uid:
+        if machine.vmi is not None and machine.vmi.uid == pod.vmi_uid:
             ref = ObjectRef("VirtualMachineInstance", machine.vmi.namespace, machine.vmi.name, machine.vmi.uid)
         self._events.warn(ref, NOT_PLUGGED, text)
 

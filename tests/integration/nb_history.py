@@ -64,7 +64,9 @@ class History:
     def _take(self, message: Any, at: float) -> None:
         if message.get("method") == "echo":
             self._socket.sendall(json.dumps({"result": message["params"], "error": None, "id": message["id"]}).encode())
-        found = message["result"] if message.get("id") == 1 else message["params"][1] if message.get("method") == "update" else {}
+        found: dict[str, Any] = message["result"] if message.get("id") == 1 else {}
+        if message.get("method") == "update":
+            found = message["params"][1]
         with self.changed:
             for uuid, change in found.get(self._table, {}).items():
                 before = self.rows.pop(uuid, None)
@@ -79,7 +81,7 @@ class History:
 def plain(value: Any) -> Any:
     """A set as a sorted tuple, a map as a dict."""
     if isinstance(value, list) and value[0] == "map":
-        return {key: each for key, each in value[1]}
+        return dict(value[1])
     if isinstance(value, list) and value[0] == "set":
         return tuple(sorted(value[1], key=str))
     return value

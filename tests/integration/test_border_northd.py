@@ -60,11 +60,7 @@ def ovn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def shapes(ovn: Northd) -> set[tuple[str, int, int, str, str]]:
     """What flows look like where nobody means harm."""
     found = set()
-    parents = ("virtual-parents", PORT.name)
-    virtual = [
-        replace(VIRTUAL, name=f"{ip}.pods", options=(("virtual-ip", ip), parents)) for ip in ("10.16.0.50", "fd00::50")
-    ]
-    for rows in (friendly(), [PORT, *virtual]):
+    for rows in (friendly(), virtuals()):
         write(ovn, rows)
         found |= {flow.shape for flow in ovn.flows()}
         assert ovn.complaints("ovn-default", "probe.default") == ""
@@ -113,6 +109,13 @@ def friendly() -> list[Port]:
     feed(made, "moved", {"ovn.kubernetes.io/logical_switch": "tenant", "ovn.kubernetes.io/dhcp-v4-options": "mtu=1400"})
     made.look()
     return ports(made)
+
+
+def virtuals() -> list[Port]:
+    """A VM's port, and two virtual ones of which it is the parent."""
+    parents = ("virtual-parents", PORT.name)
+    ips = ("10.16.0.50", "fd00::50")
+    return [PORT, *(replace(VIRTUAL, name=f"{ip}.pods", options=(("virtual-ip", ip), parents)) for ip in ips)]
 
 
 def ports(made: Desk) -> list[Port]:

@@ -148,7 +148,7 @@ def printable(size: int) -> st.SearchStrategy[str]:
                 records.Lease,
                 port=printable(9),
                 interface=st.from_regex(r"[A-Za-z0-9_-]{1,9}", fullmatch=True),
-                network=printable(9),
+                network=printable(9).filter(lambda name: not set(name) & set('"\\')),
                 ips=st.lists(
                     st.ip_addresses().filter(lambda ip: not getattr(ip, "ipv4_mapped", None)),
                     min_size=1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ovnagent.core.deletion import NO_BRAKE, Brake, brake, go_ahead, homeless, too_many
@@ -10,7 +12,7 @@ from ovnagent.core.ports import CLUSTER, NETWORK, VM, Port, PresentPort
 from ovnagent.core.vm import VmKey
 from tests.desk import Desk, migration_object, network, pod_object, vm_object, vmi_object
 
-PODS = Networks((network(),))
+PODS = Networks((network(), network("10.17.0.0/16", name="second", switch="second", pod_network=False)))
 
 
 def row(name: str, net: str = "pods", switch: str = "ovn-default", ip: str = "10.16.0.9") -> PresentPort:
@@ -50,11 +52,20 @@ def test_what_is_held_is_told_with_the_way_out() -> None:
         held_ports=25,
     )
     assert go_ahead("lab") in found.message
-    only = brake([], by_vm, PODS, 25, False, "lab")
-    assert (only.vms, only.held_ports) == (frozenset(), 13)
-    assert only.message.startswith("13 of 25")
-    most = brake(list(rows(12)), rows(12), PODS, 20, False, "lab")
-    assert (most.ports, most.held_ports) == (frozenset(), 12)
+
+
+def test_the_one_is_held_without_the_other() -> None:
+    few_vms, few_ports = rows(3), {**rows(2, "old", "172.16.0.9"), **rows(1, "gone", "172.16.0.9")}
+    many_vms, many_ports = rows(12), rows(13, "gone", "172.16.0.9")
+    only = brake(list(few_vms), few_vms | many_ports, PODS, 20, False, "lab")
+    assert (only.vms, len(only.ports), only.held_ports) == (frozenset(), 13, 13)
+    assert only.message.startswith("13 of 20 ports are on networks")
+    most = brake(list(many_vms), many_vms | few_ports, PODS, 20, False, "lab")
+    assert (len(most.vms), most.ports, most.held_ports) == (12, frozenset(), 12)
+    assert "networks" not in most.message
+    for names in (("alpha", "beta", "gamma", "delta"), ("delta", "gamma", "beta", "alpha")):
+        lost = {key: held for name in names for key, held in rows(3, name, "172.16.0.9").items()}
+        assert "does not name: alpha, beta, delta, gamma. They" in brake([], lost, PODS, 12, False, "lab").message
 
 
 def test_an_operator_s_word_is_used_up_only_where_it_was_needed() -> None:
@@ -62,6 +73,7 @@ def test_an_operator_s_word_is_used_up_only_where_it_was_needed() -> None:
     assert brake(list(by_vm), by_vm, PODS, 12, True, "lab") == Brake(approved=True)
     assert brake(list(by_vm)[:3], by_vm, PODS, 12, True, "lab") == NO_BRAKE
     assert brake([], rows(12, "gone", "172.16.0.9"), PODS, 12, True, "lab") == Brake(approved=True)
+    assert brake([], rows(3), PODS, 12, False, "lab") == NO_BRAKE
 
 
 def test_a_vm_without_rows_counts_for_nothing() -> None:
@@ -76,6 +88,8 @@ def test_a_vm_without_rows_counts_for_nothing() -> None:
         (row("a", "renamed", ip="10.16.0.9"), False),  # its switch and its addresses are there under another name
         (row("a", "renamed", "elsewhere", "10.16.0.9"), True),
         (row("a", ""), False),
+        (row("a", "", "elsewhere", "172.16.0.9"), False),
+        (row("a", "second", "second", "172.16.0.9"), False),
         (row("a", "gone", ip="mangled"), True),
         (row("a", "gone", ip=""), True),
         (row("a", "gone", ip="10.16.0.9 fd00::9"), True),
@@ -159,6 +173,20 @@ def test_a_port_that_is_held_is_asked_for_again() -> None:
     desk.feed("MODIFIED", "virtualmachines", vm_object("vm0", annotations=asked))
     desk.look()
     assert desk.port("vm0.default").ips == ("10.16.0.77",)
+
+
+def test_a_port_that_is_held_stays_also_where_nothing_can_be_granted() -> None:
+    desk = populated(1)
+    desk.brake = Brake(ports=frozenset({"vm0.default"}))
+    row = desk.rows["vm0.default"]
+    desk.rows["vm0.default"] = replace(row, port=replace(row.port, addresses=("unknown",)))
+    desk.feed("MODIFIED", "virtualmachines", vm_object("vm0", annotations={"ovn.kubernetes.io/ip_address": "nonsense"}))
+    desk.forget()
+    desk.look()
+    assert list(desk.rows) == ["vm0.default"]
+    desk.brake = NO_BRAKE
+    desk.look()
+    assert not desk.rows
 
 
 def running(desk: Desk, name: str = "web") -> None:

@@ -37,6 +37,20 @@ def test_what_lies_deeper_is_null_and_the_rest_is_as_it_was(value: Any, depth: i
     assert json.loads(prune(text, depth)) == cut(value, depth)
 
 
+@pytest.mark.parametrize(
+    ("text", "depth", "expected"),
+    [
+        ("[[1],[2],{}]", 0, "null"),
+        ("[[1],[2],{}]", 1, "[null,null,null]"),
+        ("[[1],[2],{}]", 2, "[[1],[2],{}]"),
+        ('{"a":[[1,[2]],{"b":{}}],"c":3}', 2, '{"a":[null,null],"c":3}'),
+        ('[[[1],2],"[",[[3]]] ', 2, '[[null,2],"[",[null]] '),
+    ],
+)
+def test_what_is_cut(text: str, depth: int, expected: str) -> None:
+    assert prune(text.encode(), depth) == expected.encode()
+
+
 @settings(deadline=None)
 @given(st.binary() | st.text(alphabet='[]{}"\\,: a').map(str.encode))
 def test_bytes_that_are_no_json_are_refused_by_the_parser_and_nothing_else_happens(data: bytes) -> None:

@@ -52,6 +52,8 @@ def texts(spans: free.Spans, version: int = 4) -> list[str]:
          ["10.0.0.1..10.0.0.1", "10.0.0.5..10.0.0.6"]),
         (subnet("10.0.0.0/29", span("10.0.0.2", "10.0.0.3"), span("10.0.0.3", "10.0.0.5")),
          ["10.0.0.1..10.0.0.1", "10.0.0.6..10.0.0.6"]),
+        (subnet("10.0.0.0/29", span("10.0.0.5"), span("10.0.0.2")),
+         ["10.0.0.1..10.0.0.1", "10.0.0.3..10.0.0.4", "10.0.0.6..10.0.0.6"]),
         (subnet("10.0.0.0/29", span("10.0.0.0", "10.0.0.7")), []),
         (subnet("10.0.0.0/29", span("10.0.0.5", "10.0.0.7")), ["10.0.0.1..10.0.0.4"]),
         (subnet("10.0.0.0/29", span("10.0.0.7")), ["10.0.0.1..10.0.0.6"]),
@@ -97,6 +99,7 @@ def test_once_around_from_a_start_that_follows_from_the_seed() -> None:
                                      [21, 10, 11, 12, 20], [10, 11, 12, 20, 21]]):  # fmt: skip
         assert [int(each) for each in free_addresses(spans, 4, seed)] == expected
     assert list(free_addresses((), 4, 7)) == []
+    assert [int(each) for each in free_addresses(((1022, 1025),), 4, 0, NONE_TAKEN)] == [1022, 1023, 1024, 1025]
     assert {type(each) for each in free_addresses(((1, 2),), 6, 0)} == {ipaddress.IPv6Address}
 
 

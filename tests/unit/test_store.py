@@ -158,5 +158,9 @@ def test_a_launcher_that_cannot_be_read_keeps_the_rows_of_its_namespace() -> Non
     assert not woken.store.unsure(woken.store.facts(VmKey("other", "a")))
     woken.store.put(reduce.virtual_machine(vm_object("a")))
     assert not woken.store.unsure(woken.store.facts(A)), "a VM that is there loses nothing"
+    woken.store.put(reduce.virtual_machine(vm_object("b")))
+    woken.store.delete(VirtualMachine, B)
+    woken.look()
     woken.store.delete(type(launcher), ("default", "odd"))
     assert not woken.store.unsure(woken.store.facts(B))
+    assert B in woken.look(), "it is gone, and nobody kept it waiting any longer"

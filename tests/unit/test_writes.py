@@ -245,12 +245,25 @@ def test_a_record_that_the_watch_does_not_show_is_looked_at_and_sent_again(
     assert len(desk.server.written("virtualmachines/vm")) == 2
 
 
-def test_a_record_that_was_given_up_is_sent_at_the_next_look(desk: Desk) -> None:
+def test_a_record_that_was_given_up_is_tried_again_later_and_not_at_each_look(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk.server.writes = [Answer(403, [{"message": "no"}]), Answer(parts=[{}])]
     for _ in range(3):
         desk.records.keep(VM, "", "new")
         desk.settle()
-    assert len(desk.server.written("virtualmachines/vm")) == 2
+        desk.records.tidy()
+    assert len(desk.server.written("virtualmachines/vm")) == 1
+    assert not desk.looked_at
+    monkeypatch.setattr(records, "AGAIN_SECONDS", 0.0)
+    desk.server.writes = [Answer(403, [{"message": "no"}]), Answer(parts=[{}])]
+    desk.records.keep(VM, "", "newer")
+    desk.settle()
+    desk.records.tidy()
+    assert desk.looked_at == {VmKey("default", "vm")}
+    desk.records.keep(VM, "", "newer")
+    desk.settle()
+    assert len(desk.server.written("virtualmachines/vm")) == 3
 
 
 def test_another_vm_of_the_same_name_gets_its_own(desk: Desk) -> None:
