@@ -1,5 +1,5 @@
-"""For mkdocs: a page may point at a file of the repository, which a site does not have. Such a link becomes the file's name; one
-that points nowhere is a warning, and with it the end of a strict build."""
+"""For mkdocs: a page may point at a file of the repository, which a site does not have. Such a link becomes the
+file's name; one that points nowhere is a warning, and with it the end of a strict build."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ GOOD: list[tuple[str, object]] = [
     ("allowed_address_pairs", "10.16.0.50, 00:00:5e:00:01:0a 10.16.0.51,00005e00010b  fd00:10:16::5"),
     ("dhcp-v4-options", "lease_time=3600"),
 ]
-"""What may stand on the pod network's interface and on that on a NAD (but for the addresses, which are the pod network's)."""
+"""What may stand on the pod network's interface and, but for the addresses, on that on a NAD."""
 
 BAD: list[tuple[str, object]] = [
     ("ip_address", "10.16.0.300"),
@@ -392,15 +392,25 @@ def each_net(key: str, value: str, count: int = 64) -> dict[str, str]:
     return {f"net{n}.demo.kubernetes.io/{key}": value for n in range(count)}
 
 
+EVERY_KEY = {
+    "ip_address": "10.9.0.1,fd00::1",
+    "mac_address": "00:00:5e:00:01:0a",
+    "ip_pool": "10.9.0.1..10.9.0.9,fd00::1",
+    "port_security": "true",
+    "egress_rate": "10",
+    "ingress_rate": "1",
+    "logical_switch": "pods-or-others",
+    "dhcp-v4-options": "mtu=1400",
+}
+
+
 @pytest.mark.parametrize(
     "annotations",
     [
         each_net("ip_pool", ",".join(["fd00::1..fd00::2"] * 32)),
         each_net("ip_pool", ",".join(["10.16.255.250..10.16.255.255"] * 32)),
         each_net("allowed_address_pairs", ",".join(["00:00:5e:00:01:0a 10.16.255.250"] * 32)),
-        {key: value for kind, value in (("ip_address", "10.9.0.1,fd00::1"), ("mac_address", "00:00:5e:00:01:0a"),
-         ("ip_pool", "10.9.0.1..10.9.0.9,fd00::1"), ("port_security", "true"), ("egress_rate", "10"), ("ingress_rate", "1"),
-         ("logical_switch", "pods-or-others"), ("dhcp-v4-options", "mtu=1400")) for key, value in each_net(kind, value).items()},
+        {key: value for kind, text in EVERY_KEY.items() for key, value in each_net(kind, text).items()},
         {f"example.com/{n}": "x" * 500 for n in range(2048)},
     ],
     ids=["v6 ranges", "v4 ranges", "pairs", "every key of 64 interfaces", "many others"],

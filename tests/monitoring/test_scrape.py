@@ -25,8 +25,6 @@ QUERIES = [
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", ())
 ]
-NO_NEWS = "Given up, not told", "Faults"
-"""Panels of what should not happen: where it does not, the answer is 0."""
 
 
 class Prometheus:
@@ -82,10 +80,17 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         found = Prometheus(tmp_path_factory.mktemp("watching") / "prometheus", *addresses)
         try:
             wait_for(lambda: found.value("sum(up)") == 2, 30, "both agents are scraped")
-            cluster.kube.apply(manifest("web") + "\n---\n" + manifest("bad", "Halted", ip_address="10.16.0.300"))
+            cluster.kube.apply(
+                manifest("web")
+                + "\n---\n"
+                + manifest("still")
+                + "\n---\n"
+                + manifest("bad", "Halted", ip_address="10.16.0.300")
+            )
             kubevirt.wait_running("default", "web")
             assert kubevirt.wait_migration("default", kubevirt.migrate("default", "web")) == "Succeeded"
-            cluster.ovn.nbctl("lsp-set-addresses", "web.default", "unknown")  # drift
+            kubevirt.wait_running("default", "still")
+            cluster.ovn.nbctl("lsp-set-addresses", "still.default", "unknown")  # drift
             wait_for(lambda: found.value("sum(ovnagent_drift_repaired_total)") > 0, 20, "the drift is repaired")
             counted = "sum(increase(ovnagent_migration_prepare_seconds_count[1m]))"
             wait_for(lambda: found.value(counted) > 0, 20, "the migration is counted")
@@ -110,6 +115,8 @@ def test_what_happened_is_seen(prometheus: Prometheus) -> None:
 
 def test_the_alerts_are_computed_and_none_is_critical(prometheus: Prometheus) -> None:
     (group,) = prometheus.get("rules")["groups"]
-    wait_for(lambda: all(rule["health"] == "ok" for rule in prometheus.get("rules")["groups"][0]["rules"]), 20, "all computed")
+    wait_for(
+        lambda: all(rule["health"] == "ok" for rule in prometheus.get("rules")["groups"][0]["rules"]), 20, "all computed"
+    )
     assert len(group["rules"]) == len(RULES["spec"]["groups"][0]["rules"])
     assert not [each for each in prometheus.get("alerts")["alerts"] if each["labels"]["severity"] == "critical"]

@@ -1,0 +1,81 @@
+"""The docs as a site, and the lists in them that the code has, too."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ovnagent.core import problems
+from ovnagent.core.vm import REQUEST_KEYS
+
+ROOT = Path(__file__).resolve().parents[2]
+REASON = re.compile(r"\"([A-Z][a-z]+[A-Z]\w+|MAC[A-Z]\w+|Unreadable)\"")
+TELLERS = ("announce.py", "plugger/plugger.py", "kube/kubernetes.py")
+"""The modules that write Events under a name of their own."""
+
+
+def site(docs: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    """`mkdocs build --strict` of a copy of the docs. (Not --quiet: it counts no warnings, so strict would end nothing.)"""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", docs / "mkdocs.yml", "-d", target]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=docs)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """mkdocs.yml and the docs; the rest of the repository by links, for the pages point at its files."""
+    made = tmp_path / "copy"
+    made.mkdir()
+    for each in ROOT.iterdir():
+        if each.name not in ("docs", "mkdocs.yml", "build", ".git", ".venv"):
+            (made / each.name).symlink_to(each)
+    shutil.copy(ROOT / "mkdocs.yml", made)
+    shutil.copytree(ROOT / "docs", made / "docs")
+    return made
+
+
+def test_the_site_is_built_and_every_link_leads_somewhere(copy: Path, tmp_path: Path) -> None:
+    done = site(copy, tmp_path / "site")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for page in (ROOT / "docs").glob("*.md"):
+        place = "index.html" if page.stem == "index" else f"{page.stem}/index.html"
+        assert (tmp_path / "site" / place).is_file()
+
+
+@pytest.mark.parametrize(
+    "line", ["[gone](gone.md)", "[gone](install.md#gone)", "[`gone`](../ovnagent/gone.py)"], ids=["page", "anchor", "file"]
+)
+def test_a_link_that_leads_nowhere_ends_the_build(copy: Path, tmp_path: Path, line: str) -> None:
+    page = copy / "docs" / "events.md"
+    page.write_text(f"{page.read_text()}\n{line}\n")
+    done = site(copy, tmp_path / "site")
+    assert done.returncode != 0
+    assert "gone" in done.stdout + done.stderr
+
+
+def test_the_events_are_those_of_the_code() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "events.md").read_text(), re.MULTILINE)
+    told = {value for name, value in vars(problems).items() if name.isupper()}
+    for module in TELLERS:
+        told |= set(REASON.findall((ROOT / "ovnagent" / module).read_text()))
+    told -= {"VirtualMachine", "VirtualMachineInstance"}
+    assert sorted(listed) == sorted(told)
+
+
+def test_whoever_tells_events_is_looked_at_above() -> None:
+    found = {
+        str(path.relative_to(ROOT / "ovnagent"))
+        for path in (ROOT / "ovnagent").rglob("*.py")
+        if re.search(r"events\.(warn|normal)\(", path.read_text())
+    }
+    assert found == set(TELLERS)
+
+
+def test_the_annotations_are_those_of_the_code() -> None:
+    table = (ROOT / "docs" / "annotations.md").read_text().split("| where")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {key for cell in cells for key in re.findall(r"`([^`]+)`", cell)} == REQUEST_KEYS
