@@ -26,7 +26,7 @@ from statistics import quantiles
 from urllib3.exceptions import HTTPError
 
 from hack.bench import population
-from hack.bench.scale import Rig, rig, say, start
+from hack.bench.scale import Rig, caught_up, rig, say, start
 from hack.lab.databases import Server
 from hack.lab.kubevirt.api import Obj
 from hack.lab.process import wait_for
@@ -162,6 +162,7 @@ def measure(directory: Path, count: int, migrations: int, floods: int) -> None:
         noises = {"nothing": [], "creates and deletes VMs": [flood], "changes one VM": [change], "both": [flood, change]}
         everything = list(population.machines(migrations * len(noises), nodes, QUIET))
         population.write(lab.kube, everything)
+        caught_up(lab.kube)
         start(lab.agent)
         rows, launchers = Rows(lab.nb), Launchers(client, QUIET)
         try:

@@ -30,7 +30,7 @@ from hack.lab.cluster import CLUSTER, NETWORKS, REPOSITORY, Agent
 from hack.lab.databases import Server, server
 from hack.lab.kube import ControlPlane
 from hack.lab.process import running, wait_for
-from ovnagent.kube.client import Client, KubeConfig
+from ovnagent.kube.client import ApiError, Client, KubeConfig
 
 LISTS = (
     "/apis/kubevirt.io/v1/virtualmachines",
@@ -76,6 +76,25 @@ def list_and_load(kubeconfig: Path) -> None:
             if not token:
                 break
     print(json.dumps([time.monotonic() - started, peak("self")]))
+
+
+def caught_up(kube: ControlPlane) -> None:
+    """Wait until the API server has taken in what was written to etcd behind its back."""
+    client = Client(KubeConfig(kube.kubeconfig))
+
+    def answers(path: str) -> bool:
+        try:
+            token = orjson.loads(client.request("GET", f"{path}?limit=1"))["metadata"].get("continue")
+            if token:  # the first page comes from etcd, the next from the API server's own copy
+                client.request("GET", f"{path}?limit=1&continue={token}")
+        except ApiError as error:
+            if error.status not in (429, 504):
+                raise
+            return False
+        return True
+
+    for path in LISTS:
+        wait_for(lambda path=path: answers(path), 300, f"the API server has all of {path}")
 
 
 def raw_transaction(nb: Server, empty: Server) -> float:
@@ -165,6 +184,7 @@ def measure(directory: Path, count: int, nodes: int, runs: int) -> None:
         say("no VMs: peak memory", f"{start(agent).megabytes:.0f} MB")
         agent.stop()
         size = population.write(kube, population.machines(count, nodes))
+        caught_up(kube)
         say(f"{count} VMs, VMIs and launchers, {nodes} nodes", f"{size / 1e6:.0f} MB of JSON in etcd")
         floors = []
         for _ in range(runs):
