@@ -24,7 +24,7 @@ from ovnagent.core.problems import INTERNAL_ERROR, Problem
 from ovnagent.core.virtual_ports import virtual_ports
 from ovnagent.core.vm import Facts, VmKey
 from ovnagent.difference import Present, brake_of, changes, infrastructure, virtual_changes, world_of
-from ovnagent.dirty import Dirty
+from ovnagent.dirty import BOUND, Dirty
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.notes import Notes
 from ovnagent.ovn.changes import SetGlobal
@@ -137,7 +137,11 @@ class Reconciler:
             return
         nb, now, brake = self._northbound.snapshot, time.monotonic(), self.status.brake
         if everything or not self.status.in_sync:
-            batch |= dict.fromkeys({*self._kube.keys(), *nb.by_vm, *self.notes.seen} - batch.keys(), now)
+            keys = {*self._kube.keys(), *nb.by_vm, *self.notes.seen} - batch.keys()
+            if self.status.in_sync and len(keys) < BOUND:
+                self._dirty.add(keys)  # in turns, behind what is urgent
+            else:  # who holds which address is known only when all have been looked at together
+                batch |= dict.fromkeys(keys, now)
         elif brake.held_ports and nb.global_ids.get(APPROVAL) == self._config.cluster:
             # All that an operator's word is about goes at once: after that the word is used up.
             held = {*brake.vms, *(row.port.vm for name in brake.ports if (row := nb.ports.get(name)) is not None)}
