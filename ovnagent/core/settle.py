@@ -15,18 +15,15 @@ claim on which a step fails is left out, and the others go on with the books as 
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from ovnagent.core import problems
+from ovnagent.core import grants
 from ovnagent.core.addresses import NO_FOREIGN, Claim, Foreign, Grant, Holder, Standing
 from ovnagent.core.books import Book, Books
-from ovnagent.core.dhcp import server_mac
-from ovnagent.core.free import allocatable, free_addresses, within
-from ovnagent.core.networks import IPAddress, Subnet
+from ovnagent.core.networks import IPAddress
 from ovnagent.core.ports import PresentPort
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease
@@ -77,7 +74,7 @@ def settle(
 
     def share(claim: Claim, book: Book, others: Foreign) -> Book:
         before = book.shares.get(claim.holder, frozenset())
-        book, granted, troubles = _share(claim, claim.request.pairs, book, others)
+        book, granted, troubles = grants.share(claim, claim.request.pairs, book, others)
         pairs[claim.holder] = granted, troubles
         result.freed[claim.holder.key] += sorted(map(str, before - {pair.ip for pair in granted}))
         return book
@@ -104,7 +101,7 @@ def _each(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, For
 
 def _grants(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, Foreign]) -> None:
     def step(claim: Claim, book: Book, others: Foreign) -> Book:
-        grant, before = _grant(claim, book, others), book.leases.get(claim.holder)
+        grant, before = grants.grant(claim, book, others), book.leases.get(claim.holder)
         if grant.lease is not None and grant.lease != before:
             book = book.hold(claim.holder, grant.lease)
             if before is not None:
@@ -180,7 +177,7 @@ def _hold_by_record(claim: Claim, book: Book, foreign: Foreign, evidence: Eviden
         if claim.holder in book.leases:
             return book
         if by_row or not any(
-            str(ip) in foreign.ips or _sharers(claim, ip, book) or _another_s_row(claim, ip, book, evidence)
+            str(ip) in foreign.ips or grants.sharers(claim, ip, book) or _another_s_row(claim, ip, book, evidence)
             for ip in lease.ips
         ):
             book = _hold(claim, lease, book, foreign)
@@ -200,7 +197,7 @@ def _standing_row(claim: Claim) -> Lease | None:
 
 def _for_us(claim: Claim, lease: Lease) -> Lease | None:
     """Of the lease what the network has to give (it may have lost one of its subnets); None where that is nothing."""
-    ips = tuple(ip for ip in lease.ips if not _not_for_us(claim, ip))
+    ips = tuple(ip for ip in lease.ips if not grants.not_for_us(claim, ip))
     return replace(lease, ips=ips) if ips else None
 
 
@@ -212,8 +209,10 @@ def _hold(claim: Claim, lease: Lease, book: Book, foreign: Foreign) -> Book:
     proven = claim.row.mac if claim.row is not None and claim.running else ""
     mac = next(
         mac
-        for mac in chain((lease.mac,), _derived_macs(claim))
-        if (book.conflict(claim.holder, (), mac) is None if mac == proven else not _mac_user(claim, mac, book, foreign))
+        for mac in chain((lease.mac,), grants.derived_macs(claim))
+        if (
+            book.conflict(claim.holder, (), mac) is None if mac == proven else not grants.mac_user(claim, mac, book, foreign)
+        )
     )
     return book.hold(claim.holder, Lease(claim.holder.port, claim.interface, claim.network.name, lease.ips, mac))
 
@@ -221,18 +220,6 @@ def _hold(claim: Claim, lease: Lease, book: Book, foreign: Foreign) -> Book:
 def _has_what_is_asked(claim: Claim, lease: Lease) -> bool:
     """A row with what is asked for is younger than a record without: the agent died between writing the two."""
     return bool(claim.request.ips) and set(claim.request.ips) <= set(lease.ips)
-
-
-def _not_for_us(claim: Claim, ip: IPAddress) -> str:
-    """Why the network has no such address to give, as the rest of a sentence; empty if it has."""
-    subnet = _subnet_of(claim, ip)
-    if subnet is None:
-        return f"lies outside network {claim.network.name}; choose an address of its subnets"
-    return subnet.refuse(ip) or ""
-
-
-def _subnet_of(claim: Claim, ip: IPAddress) -> Subnet | None:
-    return next((subnet for subnet in claim.network.subnets if ip in subnet), None)
 
 
 # ---- 3 and 5: shared addresses --------------------------------------------------------------------------------------
@@ -246,57 +233,12 @@ def _go_on_sharing(claim: Claim, book: Book, foreign: Foreign, virtual: Mapping[
         for pair in claim.request.pairs
         if pair.ip not in known
         and shares(virtual, switch, pair.ip, claim.holder.port)
-        and _pair_refusal(claim, pair, book, foreign) is None
+        and grants.pair_refusal(claim, pair, book, foreign) is None
     }
     return book.share(claim.holder, known | more)
 
 
-def _share(
-    claim: Claim, asked: Sequence[Pair], book: Book, foreign: Foreign
-) -> tuple[Book, tuple[Pair, ...], tuple[Problem, ...]]:
-    """Those of the further addresses that the guest may use, and why not the others."""
-    granted, troubles = [], []
-    for pair in asked:
-        if (refused := _pair_refusal(claim, pair, book, foreign)) is None:
-            granted.append(pair)
-        else:
-            reason, sentence = refused
-            text = f"{claim.request.pairs_key} asks for {pair.ip}, which {sentence}"
-            troubles.append(Problem(reason, text, (str(pair.ip), pair.mac) if pair.mac else (str(pair.ip),)))
-    return book.share(claim.holder, frozenset(pair.ip for pair in granted)), tuple(granted), tuple(troubles)
-
-
-def _pair_refusal(claim: Claim, pair: Pair, book: Book, foreign: Foreign) -> tuple[str, str] | None:
-    """(reason, the rest of a sentence), or None."""
-    network = claim.network
-    subnet = _subnet_of(claim, pair.ip)
-    if subnet is None:
-        return problems.ADDRESS_REFUSED, f"no subnet of network {network.name} contains"
-    if sentence := subnet.refuse(pair.ip, reserved=False):
-        return problems.ADDRESS_REFUSED, sentence
-    if holder := book.conflict(claim.holder, (pair.ip,), ""):
-        return problems.ADDRESS_CONFLICT, f"VM {holder.key} holds as its own"
-    if user := foreign.ips.get(str(pair.ip)):
-        return problems.ADDRESS_CONFLICT, f"{user} uses"
-    strangers = {
-        sharer.key.namespace for sharer in book.shared.get(pair.ip, ()) if sharer.key.namespace != claim.holder.key.namespace
-    }
-    if strangers and network.shared_addresses == "namespace":
-        return problems.ADDRESS_CONFLICT, (
-            f"VMs of another namespace share; on network {network.name} an address is shared within one namespace only "
-            "(the network's rule `sharedAddresses`)"
-        )
-    if pair.mac and (other := _mac_user(claim, pair.mac, book, foreign)):
-        return problems.MAC_CONFLICT, f"may not have the MAC {pair.mac}: {other} has it on this switch"
-    return None
-
-
-def _sharers(claim: Claim, ip: IPAddress, book: Book) -> str:
-    """VMs, but for this one, that share an address."""
-    return ", ".join(sorted({str(sharer.key) for sharer in book.shared.get(ip, ()) if sharer != claim.holder}))
-
-
-# ---- 4, 6 and 7: what is granted ------------------------------------------------------------------------------------
+# ---- 4, 6 and 7: in which order --------------------------------------------------------------------------------------
 
 
 def _asks(claim: Claim) -> bool:
@@ -307,204 +249,3 @@ def _rank(claim: Claim) -> int:
     if claim.wishes:
         return 1 if claim.wishes[0].port == claim.holder.port else 2
     return 3
-
-
-def _grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
-    current = book.leases.get(claim.holder)
-    kept = current
-    if current is not None and not claim.running:
-        kept = replace(current, ips=tuple(ip for ip in current.ips if not _not_for_us(claim, ip)))
-    troubles = [Problem(problems.INVALID_REQUEST, error) for error in claim.request.errors]
-    granted: list[IPAddress] = []
-    if not troubles:
-        troubles += _absent_families(claim)
-        for subnet in claim.network.subnets:
-            ip, trouble = _address(claim, subnet, kept, book, foreign)
-            if ip is not None:
-                granted.append(ip)
-            if trouble is not None:
-                troubles.append(trouble)
-        if current is not None and claim.running:
-            # Nor because the network has lost one.
-            versions = {subnet.version for subnet in claim.network.subnets}
-            granted += [ip for ip in current.ips if ip.version not in versions]
-    mac, trouble = _mac(claim, current, book, foreign)
-    if trouble is not None:
-        troubles.append(trouble)
-    disputed = _disputed(claim, current, book, foreign)
-    troubles += disputed
-    warnings = tuple(_warnings(claim, book, foreign, mac))
-    if troubles:
-        return Grant(current, (*troubles, *warnings))
-    warnings += tuple(
-        Problem(
-            problems.ADDRESS_CONFLICT,
-            f"{ip} of this VM is also used by {foreign.ips[str(ip)]}; change it there",
-            (str(ip),),
-        )
-        for ip in granted
-        if str(ip) in foreign.ips
-    )
-    return Grant(Lease(claim.holder.port, claim.interface, claim.network.name, tuple(granted), mac), warnings)
-
-
-def _disputed(claim: Claim, current: Lease | None, book: Book, foreign: Foreign) -> Iterator[Problem]:
-    """Two claims by right on one address (a database restored over a living cluster, a record that somebody wrote): no
-    silent second choice."""
-    if claim.request.ips or current is not None:
-        return
-    for lease in (*claim.records, *((claim.row,) if claim.row is not None else ())):
-        for ip in lease.ips:
-            if _not_for_us(claim, ip):
-                continue
-            other = book.conflict(claim.holder, (ip,), "")
-            user = f"VM {other.key}" if other is not None else foreign.ips.get(str(ip)) or ""
-            if not user and (sharers := _sharers(claim, ip, book)):
-                user = f"VM {sharers} (as an allowed address pair)"
-            if user:
-                yield Problem(
-                    problems.ADDRESS_CONFLICT,
-                    f"{ip} on record for this VM is held by {user}; delete that, or ask for another address with an "
-                    "ip_address annotation",
-                    (str(ip),),
-                )
-                return
-
-
-def _warnings(claim: Claim, book: Book, foreign: Foreign, mac: str) -> Iterator[Problem]:
-    for warning in claim.request.warnings:
-        yield Problem(problems.MAC_MISMATCH, warning)
-    for lease in claim.records if claim.row is None else ():
-        for ip in lease.ips:
-            if sentence := _not_for_us(claim, ip):
-                yield Problem(problems.ADDRESS_REFUSED, f"the record on this VM says {ip}, which {sentence}")
-    asked, reported = claim.request.mac, claim.reported_mac
-    if asked and reported and asked != reported:
-        yield Problem(
-            problems.MAC_MISMATCH,
-            f"{claim.request.mac_key} asks for MAC {asked}, but the guest runs with {reported}; set macAddress: {asked} "
-            f"on interface {claim.interface} in spec.template.spec.domain.devices and restart the VM",
-        )
-    elif not asked and reported and mac != reported and (other := _mac_user(claim, reported, book, foreign)):
-        yield Problem(
-            problems.MAC_CONFLICT,
-            f"the running guest is reported with the MAC {reported}, which {other} has on this switch; it is not believed",
-            (reported,),
-        )
-
-
-def _absent_families(claim: Claim) -> Iterator[Problem]:
-    versions = {subnet.version for subnet in claim.network.subnets}
-    for ip in claim.request.ips:
-        if ip.version not in versions:
-            yield Problem(
-                problems.ADDRESS_REFUSED,
-                f"{claim.request.ips_key} asks for {ip}, but network {claim.network.name} has no IPv{ip.version} subnet",
-            )
-
-
-def _address(
-    claim: Claim, subnet: Subnet, current: Lease | None, book: Book, foreign: Foreign
-) -> tuple[IPAddress | None, Problem | None]:
-    request, version = claim.request, subnet.version
-    asked = next((ip for ip in request.ips if ip.version == version), None)
-    if asked is not None:
-        # What it has by right already it keeps while its guest runs, also where the configuration has changed since.
-        if current is not None and claim.running and asked in current.ips:
-            return asked, None
-        return (asked, None) if (trouble := _refusal(claim, asked, subnet, book, foreign)) is None else (None, trouble)
-    pool = tuple(span for span in request.pool if span.first.version == version)
-    for lease in (*((current,) if current else ()), *claim.wishes):
-        for ip in lease.ips:
-            if ip.version != version or (pool and not any(ip in span for span in pool)):
-                continue
-            # Nobody takes a running guest its address because a subnet was changed.
-            if lease is current and (claim.running or ip in subnet):
-                return ip, None
-            if lease is not current and ip in subnet and _refusal(claim, ip, subnet, book, foreign) is None:
-                return ip, None
-    spans = allocatable(subnet)
-    found = free_addresses(within(spans, pool) if pool else spans, version, _seed(claim), book.taken, foreign.taken)
-    # Foreign addresses that nobody counted into `taken` are passed over one by one.
-    ip = next((ip for ip in found if str(ip) not in foreign.ips), None)
-    if ip is not None:
-        return ip, None
-    where = (
-        f"the pool of {request.pool_key}" if pool else f"IPv{version} subnet {subnet.cidr} of network {claim.network.name}"
-    )
-    return None, Problem(
-        problems.POOL_EXHAUSTED, f"no address is free in {where}; widen it or release addresses", (claim.network.name,)
-    )
-
-
-def _refusal(claim: Claim, ip: IPAddress, subnet: Subnet, book: Book, foreign: Foreign) -> Problem | None:
-    """Why this address cannot be granted, or None."""
-    key = claim.request.ips_key or "the record"
-    if sentence := subnet.refuse(ip):
-        return Problem(problems.ADDRESS_REFUSED, f"{key} asks for {ip}, which {sentence}")
-    if (holder := book.conflict(claim.holder, (ip,), "")) is not None:
-        return Problem(
-            problems.ADDRESS_CONFLICT,
-            f"{key} asks for {ip}, which VM {holder.key} holds; choose another address, or delete that VM first",
-            (str(ip),),
-        )
-    if names := _sharers(claim, ip, book):
-        return Problem(
-            problems.ADDRESS_CONFLICT, f"{key} asks for {ip}, which is an allowed address pair of VM {names}", (str(ip),)
-        )
-    if (user := foreign.ips.get(str(ip))) is not None:
-        return Problem(
-            problems.ADDRESS_CONFLICT, f"{key} asks for {ip}, which {user} uses; choose another address", (str(ip),)
-        )
-    return None
-
-
-# ---- MAC addresses --------------------------------------------------------------------------------------------------
-
-
-def _mac(claim: Claim, current: Lease | None, book: Book, foreign: Foreign) -> tuple[str, Problem | None]:
-    """Asked for, else what the running guest has, else what is on record, else a wish, else derived from the identity."""
-    asked = claim.request.mac
-    if asked:
-        if other := _mac_user(claim, asked, book, foreign):
-            return "", Problem(
-                problems.MAC_CONFLICT,
-                f"{claim.request.mac_key} has the MAC {asked}, which {other} has on this switch; choose another",
-                (asked,),
-            )
-        return asked, None
-    if claim.reported_mac and not _mac_user(claim, claim.reported_mac, book, foreign):
-        return claim.reported_mac, None
-    if current is not None and (claim.running or not _mac_user(claim, current.mac, book, foreign)):
-        return current.mac, None
-    for lease in claim.wishes:
-        if not _mac_user(claim, lease.mac, book, foreign):
-            return lease.mac, None
-    return next(mac for mac in _derived_macs(claim) if not _mac_user(claim, mac, book, foreign)), None
-
-
-def _mac_user(claim: Claim, mac: str, book: Book, foreign: Foreign) -> str:
-    """Who has a MAC on this switch, besides this port; empty if nobody."""
-    if (holder := book.conflict(claim.holder, (), mac)) is not None:
-        return f"VM {holder.key}"
-    if mac in claim.network.reserved_macs:
-        return "the network's operator (reservedMacs)"
-    if mac == server_mac(claim.network):
-        return "OVN's DHCP server"
-    return foreign.macs.get(mac, "")
-
-
-def _derived_macs(claim: Claim) -> Iterator[str]:
-    """Locally administered unicast MACs that follow from namespace, name and interface."""
-    seed = _digest(claim)
-    while True:
-        yield ":".join(f"{octet:02x}" for octet in ((seed[0] & 0xFC) | 0x02, *seed[1:6]))
-        seed = hashlib.sha256(seed).digest()
-
-
-def _seed(claim: Claim) -> int:
-    return int.from_bytes(_digest(claim), "big")
-
-
-def _digest(claim: Claim) -> bytes:
-    return hashlib.sha256(f"{claim.holder.key}/{claim.interface}".encode()).digest()

@@ -49,9 +49,7 @@ class Records:
                 return
             self._sent[ref] = _Sent(text, float("inf"))
         key = (ref.kind, ref.name)
-        self._writer.put(
-            ref.namespace, key, lambda: self._write(ref, text), lambda: self._until(ref, text, AGAIN_SECONDS)
-        )
+        self._writer.put(ref.namespace, key, lambda: self._write(ref, text), lambda: self._until(ref, text, AGAIN_SECONDS))
 
     def tidy(self) -> None:
         """Look again at the VMs on which a text should be by now. To be called every second or so."""

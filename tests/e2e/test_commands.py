@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -74,7 +75,9 @@ def test_ports_follows_a_migration(lab: Lab) -> None:
     lab.placed(port, lab.chassis("web"))
     command = [sys.executable, "-m", "ovnagent", "ports", "web", "--watch", "--config", str(lab.agent.config)]
     lines: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # Where the tests run in the background, SIGINT is ignored, and so it would be there (bash(1), Signals).
+    unignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=unignore) as process:
         assert process.stdout is not None
         reader = threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True)
         reader.start()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ovnagent.core import grants as granting
 from ovnagent.core import plan as planning
 from ovnagent.core import settle as settling
 from ovnagent.core.books import NO_BOOKS, Books
@@ -72,8 +73,8 @@ FAULTS = {
     "settling._hold_by_row": lambda claim, *_: claim.holder.key,
     "settling._go_on_sharing": lambda claim, *_: claim.holder.key,
     "settling._hold_by_record": lambda claim, *_: claim.holder.key,
-    "settling._grant": lambda claim, *_: claim.holder.key,
-    "settling._share": lambda claim, *_: claim.holder.key,
+    "granting.grant": lambda claim, *_: claim.holder.key,
+    "granting.share": lambda claim, *_: claim.holder.key,
 }
 
 
@@ -99,7 +100,7 @@ def test_a_vm_that_fails_keeps_its_rows_and_nobody_gets_its_addresses(
     feed(desk, "thief", created="2025-01-01T00:00:00Z", record=forged)
     books = NO_BOOKS if restarted else desk.books
     module, name = fault.split(".")
-    where = {"planning": planning, "settling": settling}[module]
+    where = {"planning": planning, "settling": settling, "granting": granting}[module]
     with monkeypatch.context() as patch:
         patch.setattr(where, name, sick(getattr(where, name), FAULTS[fault]))
         made = plan(cases(desk), books, desk.world())
@@ -130,7 +131,7 @@ def test_all_that_fail_in_one_batch_are_left_out(monkeypatch: pytest.MonkeyPatch
     desk = Desk()
     for number in range(6):
         feed(desk, f"vm{number}")
-    grant, attempts = settling._grant, []
+    grant, attempts = granting.grant, []
 
     def some(claim: Any, *arguments: Any) -> Any:
         attempts.append(claim.holder.key.name)
@@ -138,7 +139,7 @@ def test_all_that_fail_in_one_batch_are_left_out(monkeypatch: pytest.MonkeyPatch
             raise ValueError("odd")
         return grant(claim, *arguments)
 
-    monkeypatch.setattr(settling, "_grant", some)
+    monkeypatch.setattr(granting, "grant", some)
     made = plan(cases(desk), NO_BOOKS, desk.world())
     assert sorted(rows(made.results)) == ["vm0.default", "vm2.default", "vm5.default"]
     assert [bool(result.failure) for result in made.results] == [False, True, False, True, True, False]
