@@ -35,7 +35,7 @@ REQUEST_SECONDS = 5.0
 """For a request to arrive, and again for its answer to be taken."""
 ANSWER_SECONDS = 10.0
 """For an answer to be computed."""
-FRESH_SECONDS = 1.0
+FRESH_SECONDS = 0.2
 """All who ask for the metrics within so long get the same answer."""
 PLAIN = "text/plain; charset=utf-8"
 
