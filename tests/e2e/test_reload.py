@@ -11,6 +11,9 @@ import yaml
 from hack.lab.process import wait_for
 from tests.e2e.conftest import Lab
 
+# An agent that is killed while the file is broken is right not to start again: no random crash here.
+pytestmark = pytest.mark.one_process
+
 EXTRA = {"name": "extra", "logicalSwitch": "extra", "subnets": [{"cidr": "172.31.0.0/28", "gateway": "172.31.0.1"}]}
 
 
