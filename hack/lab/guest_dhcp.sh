@@ -6,6 +6,7 @@ case $1 in
         ;;
     bound | renew)
         ip addr replace "$ip/$mask" dev "$interface"
+        arping -q -U -c 2 -I "$interface" "$ip" & # neighbours may remember the MAC of the launcher before this one
         [ -n "$mtu" ] && ip link set "$interface" mtu "$mtu"
         for gateway in $router; do ip route replace default via "$gateway" dev "$interface"; done
         : >/etc/resolv.conf

@@ -40,7 +40,12 @@ for path in /sys/class/net/eth*; do
             none) ;;
             dhcp6) dhcp6 "$interface" & ;;
             dhcp) udhcpc -i "$interface" -x "hostname:$(hostname)" -s /dhcp -t 10 -T 1 -b ;;
-            *) ip addr add "$address" dev "$interface" ;;
+            *:*) ip addr add "$address" dev "$interface" ;;
+            *)
+                ip addr add "$address" dev "$interface"
+                # As guests do (RFC 5227, 2.3): neighbours may remember the MAC of the launcher before this one.
+                arping -q -U -c 3 -I "$interface" "${address%/*}" &
+                ;;
         esac
     done
     for gateway in $(value "gw$index" | tr ',' ' '); do
