@@ -15,6 +15,8 @@ from hack.lab.kubevirt import KubeVirt, objects
 from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, VMS, Key
 from hack.lab.ovn import OvnLab
 from hack.lab.process import wait_for
+from ovnagent.core.vm import Interface, pod_interface
+from tests.lab.naming import ports_named
 
 NAMESPACE = "default"
 NAD = {"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "spec": {"config": "{}"}}
@@ -55,7 +57,7 @@ def kubevirt(running: KubeVirt, ovn: OvnLab) -> Iterator[KubeVirt]:
         for obj in running.api.all(resource):
             running.api.delete(resource, obj)
     running.wait_for(lambda: not any(running.api.all(each) for each in (VMS, VMIS, MIGRATIONS, PODS)), "all gone")
-    wait_for(lambda: not plugged(ovn), 5, "all interfaces unplugged")
+    wait_for(lambda: not attached(ovn), 5, "all interfaces unplugged")
 
 
 @pytest.fixture
@@ -88,12 +90,12 @@ def machine(kubevirt: KubeVirt) -> Machine:
     return create
 
 
-def plugged(ovn: OvnLab) -> set[tuple[str, str]]:
-    """(node, iface-id) of all interfaces in br-int."""
+def attached(ovn: OvnLab) -> set[tuple[str, str]]:
+    """(node, interface in the pod) of all interfaces that the CNI has in br-int. (Their names are `ovnagent plug`'s.)"""
     found = set()
     for chassis in ovn.chassis:
-        rows = json.loads(chassis.vsctl("--format=json", "--columns=external_ids", "list", "Interface"))["data"]
-        found |= {(chassis.node, dict(ids[1])["iface-id"]) for (ids,) in rows if "iface-id" in dict(ids[1])}
+        rows = json.loads(chassis.vsctl("--format=json", "--columns=external_ids", "list", "Port"))["data"]
+        found |= {(chassis.node, dict(ids[1])["contIface"]) for (ids,) in rows if "contIface" in dict(ids[1])}
     return found
 
 
@@ -152,7 +154,7 @@ def any_running(kubevirt: KubeVirt, vm: str) -> bool:
 # ---- interfaces -----------------------------------------------------------------------------------------------------
 
 
-def test_interfaces_are_plugged_under_the_names_of_their_ports(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab) -> None:
+def test_interfaces_are_attached_as_kubevirt_names_them(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab) -> None:
     vm = machine(
         {
             "default": {"pod": {}},
@@ -162,12 +164,8 @@ def test_interfaces_are_plugged_under_the_names_of_their_ports(kubevirt: KubeVir
         }
     )
     node = node_of(kubevirt, vm)
-    assert plugged(ovn) == {
-        (node, f"{vm}.default"),
-        (node, f"{vm}.default.blue-net.default"),
-        (node, f"{vm}.default.net.red.red1"),
-        (node, f"{vm}.default.net.red.red2"),
-    }
+    inside = {pod_interface(Interface(name, "bridge", nad="a/b")) for name in ("blue", "red1", "red2")}
+    assert attached(ovn) == {(node, "eth0"), *((node, each) for each in inside)}
     (pod,) = kubevirt.launchers(NAMESPACE, vm)
     reported = json.loads(pod["metadata"]["annotations"][objects.NETWORK_STATUS])
     assert [each["name"] for each in reported] == ["ovn-kubernetes", "default/blue-net", "red/net", "red/net"]
@@ -176,12 +174,12 @@ def test_interfaces_are_plugged_under_the_names_of_their_ports(kubevirt: KubeVir
 
     kubevirt.stop_vm(NAMESPACE, vm)
     kubevirt.wait_phase(NAMESPACE, vm, "")
-    assert not plugged(ovn)
+    assert not attached(ovn)
 
 
-def test_sriov_is_not_plugged(machine: Machine, ovn: OvnLab) -> None:
+def test_sriov_is_not_attached(machine: Machine, ovn: OvnLab) -> None:
     machine({"blue": {"multus": {"networkName": "blue-net"}}}, binding="sriov")
-    assert not plugged(ovn)
+    assert not attached(ovn)
 
 
 def test_behind_masquerade_the_guest_has_another_mac_than_the_pod(kubevirt: KubeVirt, machine: Machine) -> None:
@@ -193,16 +191,13 @@ def test_behind_masquerade_the_guest_has_another_mac_than_the_pod(kubevirt: Kube
     assert not kubevirt.guest(NAMESPACE, vm).announces
 
 
-def test_the_guest_gets_its_ports_mac_and_keeps_it(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab) -> None:
-    mac = "0a:58:0a:10:00:07"
-    ovn.nbctl("lsp-add", "pods", "vm1.default", "--", "lsp-set-addresses", "vm1.default", f"{mac} 10.16.0.7")
-    try:
-        vm = machine()
-        assert kubevirt.guest(NAMESPACE, vm).nics[0].mac == mac
-        kubevirt.wait_migration(NAMESPACE, kubevirt.migrate(NAMESPACE, vm))
-        assert kubevirt.guest(NAMESPACE, vm).nics[0].mac == mac
-    finally:
-        ovn.nbctl("lsp-del", "vm1.default")
+def test_the_guest_has_the_mac_of_its_first_launcher_and_keeps_it(kubevirt: KubeVirt, machine: Machine) -> None:
+    vm = machine()
+    (pod,) = kubevirt.launchers(NAMESPACE, vm)
+    (reported,) = json.loads(pod["metadata"]["annotations"][objects.NETWORK_STATUS])
+    assert kubevirt.guest(NAMESPACE, vm).nics[0].mac == reported["mac"]
+    kubevirt.wait_migration(NAMESPACE, kubevirt.migrate(NAMESPACE, vm))
+    assert kubevirt.guest(NAMESPACE, vm).nics[0].mac == reported["mac"]
 
 
 @pytest.mark.parametrize("label", ["", "of a migration"])
@@ -210,20 +205,20 @@ def test_pods_that_only_look_like_launchers_plug_nothing(
     kubevirt: KubeVirt, machine: Machine, ovn: OvnLab, label: str
 ) -> None:
     vm = machine()
-    before = plugged(ovn)
+    before = attached(ovn)
     migration = ""
     if label:
         migration = kubevirt.migrate(NAMESPACE, vm)
         kubevirt.wait_migration(NAMESPACE, migration)
-        wait_for(lambda: len(plugged(ovn)) == 1, 5, "source unplugged")
-        before = plugged(ovn)
+        wait_for(lambda: len(attached(ovn)) == 1, 5, "source unplugged")
+        before = attached(ovn)
     names = [kubevirt.attachment_pod(NAMESPACE, vm, migration), kubevirt.ephemeral_launcher(NAMESPACE, vm)]
     pods = [Key(NAMESPACE, name) for name in names]
     kubevirt.wait_for(
         lambda: all(objects.phase_of(kubevirt.api.get(PODS, pod) or {}) in ("Running", "") for pod in pods),
         "both run, or KubeVirt has taken them away",
     )
-    assert plugged(ovn) == before
+    assert attached(ovn) == before
 
 
 # ---- migrations -----------------------------------------------------------------------------------------------------
@@ -248,7 +243,7 @@ def test_the_end_of_a_migration_may_be_written_in_any_order(
     migration = kubevirt.migrate(NAMESPACE, vm)
     assert kubevirt.wait_migration(NAMESPACE, migration) == "Succeeded"
     kubevirt.wait_for(lambda: node_of(kubevirt, vm) != source, "node name flipped")
-    wait_for(lambda: plugged(ovn) == {(node_of(kubevirt, vm), f"{vm}.default")}, 5, "source unplugged")
+    wait_for(lambda: attached(ovn) == {(node_of(kubevirt, vm), "eth0")}, 5, "source unplugged")
     assert objects.phase_of(kubevirt.vmi(NAMESPACE, vm)) == "Running"
     assert kubevirt.guest(NAMESPACE, vm).node == node_of(kubevirt, vm)
 
@@ -272,7 +267,7 @@ def test_a_migration_that_fails_leaves_the_guest_where_it_is(
         assert "failed" not in state_of(kubevirt, vm)
     elif phase != "Scheduled":  # in which the hand-off comes
         kubevirt.wait_for(lambda: state_of(kubevirt, vm).get("failed") is True, "failure written")
-    wait_for(lambda: plugged(ovn) == {(source, f"{vm}.default")}, 5, "target unplugged")
+    wait_for(lambda: attached(ovn) == {(source, "eth0")}, 5, "target unplugged")
     assert kubevirt.guest(NAMESPACE, vm).node == source == node_of(kubevirt, vm)
 
 
@@ -284,7 +279,7 @@ def test_a_vm_deleted_in_the_middle_of_its_migration_is_gone_altogether(
     migration = kubevirt.migrate(NAMESPACE, vm)
     kubevirt.wait_migration(NAMESPACE, migration, "Running")
     kube.kubectl("-n", NAMESPACE, "delete", "vm", vm, "--timeout=20s")
-    assert not plugged(ovn)
+    assert not attached(ovn)
     kubevirt.wait_for(lambda: not any(kubevirt.api.all(each) for each in (VMIS, MIGRATIONS, PODS)), "all objects gone")
 
 
@@ -292,8 +287,8 @@ def test_a_source_that_lingers_stays_plugged(kubevirt: KubeVirt, machine: Machin
     kubevirt.faults.delays.source_lingers = 0.5
     vm = machine()
     kubevirt.wait_migration(NAMESPACE, kubevirt.migrate(NAMESPACE, vm))
-    assert len(plugged(ovn)) == 2
-    wait_for(lambda: len(plugged(ovn)) == 1, 5, "source unplugged")
+    assert len(attached(ovn)) == 2
+    wait_for(lambda: len(attached(ovn)) == 1, 5, "source unplugged")
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["announced", "silent"])
@@ -304,7 +299,9 @@ def test_ovn_hears_the_target(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab,
     vm = machine()
     port, source = f"{vm}.default", node_of(kubevirt, vm)
     ovn.nbctl("lsp-add", "pods", port)
+    naming = ports_named(kubevirt, ovn)
     try:
+        naming.__enter__()
         migration = kubevirt.migrate(NAMESPACE, vm)
         kubevirt.wait_migration(NAMESPACE, migration, "Scheduled", "PreparingTarget", "TargetReady")
         (target,) = {objects.node_of(pod) for pod in kubevirt.launchers(NAMESPACE, vm)} - {source}
@@ -323,6 +320,7 @@ def test_ovn_hears_the_target(kubevirt: KubeVirt, machine: Machine, ovn: OvnLab,
             mark = f"additional-chassis-activated={ovn.on(target).name}"
             wait_for(lambda: mark in activated(), 2, "target activated")
     finally:
+        naming.__exit__(None, None, None)
         ovn.nbctl("lsp-del", port)
 
 
@@ -339,8 +337,8 @@ def test_a_vm_whose_node_dies_runs_elsewhere_once_its_pod_is_gone(kubevirt: Kube
         lambda: any_running(kubevirt, vm) and kubevirt.vmi(NAMESPACE, vm)["metadata"]["uid"] != first, "another VMI runs"
     )
     alive = node_of(kubevirt, vm)
-    assert plugged(ovn) == {(dead, f"{vm}.default"), (alive, f"{vm}.default")}
+    assert attached(ovn) == {(dead, "eth0"), (alive, "eth0")}
     assert alive != dead
 
     kubevirt.node_returns(dead)
-    wait_for(lambda: plugged(ovn) == {(alive, f"{vm}.default")}, 5, "stale interface unplugged")
+    wait_for(lambda: attached(ovn) == {(alive, "eth0")}, 5, "stale interface unplugged")

@@ -13,6 +13,7 @@ from hack.lab.kubevirt import KubeVirt
 from hack.lab.kubevirt.api import VMS
 from hack.lab.ovn import OvnLab
 from hack.lab.process import wait_for
+from tests.lab.naming import ports_named
 
 NAMESPACE = "default"
 MAC = "0a:58:0a:10:00:07"
@@ -37,13 +38,14 @@ def kubevirt(ovn: OvnLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with (
         ControlPlane(tmp_path_factory.mktemp("k") / "kube") as kube,
         KubeVirt(kube, ovn, guests="qemu") as kubevirt,
+        ports_named(kubevirt, ovn),
     ):
         yield kubevirt
 
 
-def boot(kubevirt: KubeVirt, vm: str) -> Guest:
+def boot(kubevirt: KubeVirt, vm: str, mac: str) -> Guest:
     spec = {
-        "domain": {"devices": {"interfaces": [{"name": "default", "bridge": {}}]}, "memory": {"guest": "64Mi"}},
+        "domain": {"devices": {"interfaces": [{"name": "default", "bridge": {}, "macAddress": mac}]}, "memory": {"guest": "64Mi"}},
         "networks": [{"name": "default", "pod": {}}],
     }
     kubevirt.api.create(
@@ -67,7 +69,7 @@ def console(guest: Guest) -> str:
 
 def test_a_guest_sets_the_addresses_of_its_port_and_is_migrated(kubevirt: KubeVirt, ovn: OvnLab) -> None:
     ovn.nbctl("lsp-add", "pods", "vm1.default", "--", "lsp-set-addresses", "vm1.default", f"{MAC} 10.16.0.7 fd00::7")
-    source = boot(kubevirt, "vm1")
+    source = boot(kubevirt, "vm1", MAC)
     assert f"link/ether {MAC}" in console(source)
     assert "inet 10.16.0.7/20" in console(source)
     assert "inet6 fd00::7/64" in console(source)
@@ -92,5 +94,5 @@ def test_a_guest_fetches_its_address_where_ovn_serves_dhcp(kubevirt: KubeVirt, o
     )  # fmt: skip
     ovn.nbctl("lsp-add", "pods", "vm2.default", "--", "lsp-set-addresses", "vm2.default", "0a:58:0a:10:00:08 10.16.0.8")
     ovn.nbctl("lsp-set-dhcpv4-options", "vm2.default", options)
-    guest = boot(kubevirt, "vm2")
+    guest = boot(kubevirt, "vm2", "0a:58:0a:10:00:08")
     assert "dhcp bound interface=eth0 ip=10.16.0.8/20 router=10.16.0.1 mtu=1400" in console(guest)
