@@ -1,4 +1,4 @@
-"""In place of `ovnagent plug`, where no agent grants ports: what the CNI attaches gets the name that a VM's port has by rule."""
+"""In place of `ovnagent plug`, where no agent grants ports: what the CNI attaches gets the name of the VM's port."""
 
 from __future__ import annotations
 

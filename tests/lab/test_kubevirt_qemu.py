@@ -45,7 +45,10 @@ def kubevirt(ovn: OvnLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def boot(kubevirt: KubeVirt, vm: str, mac: str) -> Guest:
     spec = {
-        "domain": {"devices": {"interfaces": [{"name": "default", "bridge": {}, "macAddress": mac}]}, "memory": {"guest": "64Mi"}},
+        "domain": {
+            "devices": {"interfaces": [{"name": "default", "bridge": {}, "macAddress": mac}]},
+            "memory": {"guest": "64Mi"},
+        },
         "networks": [{"name": "default", "pod": {}}],
     }
     kubevirt.api.create(
