@@ -58,7 +58,7 @@ class Status:
 
 
 class Reconciler:
-    """Computes and commits. `run` is its thread; everything else may be called from any thread."""
+    """Computes and commits. `turn` is for its thread; what changes elsewhere is told from any thread."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Reconciler:
         self._dirty.add_everything()
 
     def stop(self) -> None:
-        """End `run` after the transaction under way."""
+        """End after the transaction under way."""
         self._stopping = True
         self._dirty.close()
 
@@ -150,10 +150,6 @@ class Reconciler:
         virtual = nb.virtual is not self._virtual and now >= self._retry_virtual
         if batch or virtual or not self.status.in_sync or nb.unused or brake.held_ports:
             self._reconcile(batch)
-
-    @property
-    def stopping(self) -> bool:
-        return self._stopping
 
     def _may_write(self) -> bool:
         """Nothing is written, and so nothing deleted, before both sides are complete and the lock is ours."""

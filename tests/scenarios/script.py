@@ -33,7 +33,7 @@ import ipaddress
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ovnagent.core.networks import AddressRange, Networks
 from ovnagent.core.placement import Binding
@@ -44,7 +44,19 @@ from tests.desk import Desk, foreign, migration_object, pod_object, record_text,
 
 def run(path: Path) -> int:
     """Play a scenario; returns the number of expectations met. Raises AssertionError that names the line."""
-    player = _Player()
+    return play(path, _Player())
+
+
+class Player(Protocol):
+    """Who plays a scenario: takes its steps, and raises AssertionError where an expectation is not met."""
+
+    def step(self, text: str) -> None: ...
+
+    def expect(self, text: str) -> None: ...
+
+
+def play(path: Path, player: Player) -> int:
+    """Line by line; returns the number of expectations met. Raises AssertionError that names the line."""
     met = 0
     for number, line in enumerate(path.read_text().splitlines(), 1):
         text = line.partition("#")[0].strip()

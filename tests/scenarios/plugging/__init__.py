@@ -35,27 +35,14 @@ from ovnagent.core.plugging import Attached, Decision, Machine, Node, granted, p
 from ovnagent.core.records import Record, render
 from ovnagent.core.vm import RECORD_ANNOTATION, Interface, Launcher, VmKey, pod_interface
 from tests.desk import pod_object, vm_object, vmi_object
+from tests.scenarios.script import play
 
 HERE = "node1"
 
 
 def run(path: Path) -> int:
     """Play a scenario; returns the number of expectations met. Raises AssertionError that names the line."""
-    player = Player()
-    met = 0
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        try:
-            if text.startswith("=>"):
-                player.expect(text[2:].strip())
-                met += 1
-            else:
-                player.step(text)
-        except AssertionError as error:
-            raise AssertionError(f"{path.name}:{number}: {text}\n  {error}") from None
-    return met
+    return play(path, Player())
 
 
 class Player:
