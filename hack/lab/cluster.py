@@ -8,16 +8,16 @@ import signal
 import sys
 import tempfile
 import threading
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
 
-from hack.lab.kube import ControlPlane, free_ports
+from hack.lab.kube import ControlPlane
 from hack.lab.ovn import OvnLab
-from hack.lab.process import running, send, start, stop, stop_all, wait_for
+from hack.lab.process import running, start, stop, stop_all, wait_for
+from hack.lab.served import Served
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RBAC = REPOSITORY / "deploy" / "base"
@@ -32,18 +32,15 @@ NETWORKS = [
 ]
 
 
-class Agent:
+class Agent(Served):
     """An agent process."""
 
     def __init__(self, directory: Path, config: dict[str, object], name: str = "agent") -> None:
-        self.name = name
+        super().__init__(directory, name)
         self.directory = directory
-        self.port = free_ports(1)[0]
         directory.mkdir(parents=True, exist_ok=True)
         self.config = directory / f"{name}.yaml"
         self.write_config(yaml.safe_dump(config))
-        self.log = directory / f"{name}.log"
-        self.pidfile = directory / f"{name}.pid"
 
     def write_config(self, text: str) -> None:
         """A configuration for it, with an address of its own to serve on; what cannot be read is written as it is."""
@@ -65,40 +62,6 @@ class Agent:
         if ready:
             self.wait_ready()
         return self
-
-    def wait_ready(self, seconds: float = 20) -> None:
-        wait_for(self._ready, seconds, f"agent ready ({self.log})")
-
-    def _ready(self) -> bool:
-        if running(self.pidfile) is None:
-            raise RuntimeError(f"the agent has ended:\n{self.log.read_text()[-2000:]}")
-        return self.http("/readyz")[0] == 200
-
-    def http(self, path: str) -> tuple[int, str]:
-        """(status, body); status 0 while nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples."""
-        lines = self.http("/metrics")[1].splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
-
-    def signal(self, number: signal.Signals) -> None:
-        send(self.pidfile, number)
-
-    def stop(self) -> None:
-        stop(self.pidfile)
-
-    def kill(self) -> None:
-        """As a crash does it."""
-        self.signal(signal.SIGKILL)
-        wait_for(lambda: running(self.pidfile) is None, 5, "agent killed")
 
 
 class Replicas:
