@@ -33,8 +33,8 @@ class QueryError(Exception):
 
 
 def transact(endpoint: str, database: str, operations: Sequence[Operation]) -> list[Any]:
-    """The server's answer (RFC 7047, 4.1.3), errors among it not even looked at; empty where the request is refused whole. For
-    `ssl:` the process has been given its files already (Connection).
+    """The server's answer (RFC 7047, 4.1.3), errors among it not even looked at; empty where the request is refused whole.
+    For `ssl:` the process has been given its files already (Connection).
 
     Raises NoAnswerError, of which a HungUpError is one."""
     deadline = time.monotonic() + SECONDS
