@@ -8,9 +8,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ovnagent.core import problems
+from ovnagent.core import limits, problems
 from ovnagent.core.addresses import Claim, Foreign, Grant
-from ovnagent.core.books import Book
+from ovnagent.core.books import NOBODY, Book
 from ovnagent.core.dhcp import server_mac
 from ovnagent.core.free import allocatable, free_addresses, within
 from ovnagent.core.networks import IPAddress, Subnet
@@ -63,14 +63,15 @@ def pair_refusal(claim: Claim, pair: Pair, book: Book, foreign: Foreign) -> tupl
         return problems.ADDRESS_CONFLICT, f"VM {holder.key} holds as its own"
     if user := foreign.ips.get(str(pair.ip)):
         return problems.ADDRESS_CONFLICT, f"{user} uses"
-    strangers = {
-        sharer.key.namespace for sharer in book.shared.get(pair.ip, ()) if sharer.key.namespace != claim.holder.key.namespace
-    }
+    sharing = book.shared.get(pair.ip, NOBODY)
+    strangers = any(sharer.key.namespace != claim.holder.key.namespace for sharer in sharing)
     if strangers and network.shared_addresses == "namespace":
         return problems.ADDRESS_CONFLICT, (
             f"VMs of another namespace share; on network {network.name} an address is shared within one namespace only "
             "(the network's rule `sharedAddresses`)"
         )
+    if len(sharing) >= limits.SHARERS and claim.holder not in sharing:
+        return problems.ADDRESS_CONFLICT, f"{limits.SHARERS} ports share already, the most that may"
     if pair.mac and (other := mac_user(claim, pair.mac, book, foreign)):
         return problems.MAC_CONFLICT, f"may not have the MAC {pair.mac}: {other} has it on this switch"
     return None
