@@ -46,6 +46,8 @@ class World:
     """Port name -> phrase naming the owner, of ports that are not the agent's."""
     holders: Mapping[str, PresentPort] = Map()
     """Port name -> row, of the agent's own ports of VMs."""
+    before: Mapping[str, PresentPort] = Map()
+    """Port name -> row as it was seen last, of those that the database has lost since."""
     virtual: Mapping[str, PresentPort] = Map()
     """Port name -> row, of the agent's ports that belong to no VM."""
     nads: Mapping[str, str] = Map()
@@ -178,7 +180,7 @@ def _draft(case: Case, rules: Rules, world: World) -> _Draft:
         machine,
         attachments=found,
         retained=_retained(case, machine, found, world),
-        claims=tuple(claims(machine, facts, case.where, present, found, world.networks.switches)),
+        claims=tuple(claims(machine, facts, case.where, present, found, world.networks.switches, world.before)),
         problems=(*_complaints(facts), *troubles),
     )
 
