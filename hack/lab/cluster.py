@@ -8,16 +8,16 @@ import signal
 import sys
 import tempfile
 import threading
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
 
-from hack.lab.kube import ControlPlane, free_ports
+from hack.lab.kube import ControlPlane
 from hack.lab.ovn import OvnLab
-from hack.lab.process import running, send, start, stop, stop_all, wait_for
+from hack.lab.process import running, start, stop, stop_all, wait_for
+from hack.lab.served import Served
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RBAC = REPOSITORY / "deploy" / "base"
@@ -32,18 +32,15 @@ NETWORKS = [
 ]
 
 
-class Agent:
+class Agent(Served):
     """An agent process."""
 
     def __init__(self, directory: Path, config: dict[str, object], name: str = "agent") -> None:
-        self.name = name
+        super().__init__(directory, name)
         self.directory = directory
-        self.port = free_ports(1)[0]
         directory.mkdir(parents=True, exist_ok=True)
         self.config = directory / f"{name}.yaml"
         self.write_config(yaml.safe_dump(config))
-        self.log = directory / f"{name}.log"
-        self.pidfile = directory / f"{name}.pid"
 
     def write_config(self, text: str) -> None:
         """A configuration for it, with an address of its own to serve on; what cannot be read is written as it is."""
@@ -66,40 +63,6 @@ class Agent:
             self.wait_ready()
         return self
 
-    def wait_ready(self, seconds: float = 20) -> None:
-        wait_for(self._ready, seconds, f"agent ready ({self.log})")
-
-    def _ready(self) -> bool:
-        if running(self.pidfile) is None:
-            raise RuntimeError(f"the agent has ended:\n{self.log.read_text()[-2000:]}")
-        return self.http("/readyz")[0] == 200
-
-    def http(self, path: str) -> tuple[int, str]:
-        """(status, body); status 0 while nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples."""
-        lines = self.http("/metrics")[1].splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
-
-    def signal(self, number: signal.Signals) -> None:
-        send(self.pidfile, number)
-
-    def stop(self) -> None:
-        stop(self.pidfile)
-
-    def kill(self) -> None:
-        """As a crash does it."""
-        self.signal(signal.SIGKILL)
-        wait_for(lambda: running(self.pidfile) is None, 5, "agent killed")
-
 
 class Replicas:
     """Agents of one configuration: one works, the others stand by. Used as if it were one agent; what it says of itself is
@@ -114,9 +77,16 @@ class Replicas:
             agent.log = self.log
         self._lock = threading.RLock()
 
-    def leader(self) -> Agent:
-        """The one that holds the lock; any, where nobody does."""
-        return next((agent for agent in self.agents if agent.metric("ovnagent_lock_held") == 1), self.agents[0])
+    def leader(self, seconds: float = 5) -> Agent:
+        """The one that holds the lock: waited for, since a scrape may be a fraction of a second old and somebody may just
+        have taken over. Any that runs, where nobody holds it for so long."""
+        try:
+            return wait_for(self._holder, seconds, "one of the agents holds the lock")
+        except TimeoutError:
+            return next((agent for agent in self.agents if running(agent.pidfile) is not None), self.agents[0])
+
+    def _holder(self) -> Agent | None:
+        return next((agent for agent in self.agents if agent.metric("ovnagent_lock_held") == 1), None)
 
     def write_config(self, text: str) -> None:
         for agent in self.agents:
@@ -130,13 +100,21 @@ class Replicas:
             self.wait_ready()
         return self
 
+    def start_missing(self) -> None:
+        """Start again those that do not run: a test that fails half-way leaves none dead for the tests after it."""
+        with self._lock:
+            for agent in self.agents:
+                if running(agent.pidfile) is None:
+                    agent.start(ready=False)
+
     def wait_ready(self, seconds: float = 20) -> None:
-        for agent in self.agents:
-            agent.wait_ready(seconds)
-        wait_for(lambda: self.metric("ovnagent_lock_held") == 1, seconds, "one of the agents works")
+        with self._lock:  # not while one of them is being killed at random and started again
+            for agent in self.agents:
+                agent.wait_ready(seconds)
+        wait_for(self._holder, seconds, "one of the agents works")
 
     def http(self, path: str) -> tuple[int, str]:
-        return self.leader().http(path)
+        return (self._holder() or self.agents[0]).http(path)
 
     def metric(self, name: str) -> float:
         return self.leader().metric(name)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from hack.lab.kube import ControlPlane, free_ports
+from hack.lab.kube import ControlPlane
 from hack.lab.ovn import OvnLab
-from hack.lab.process import running, send, start, stop, wait_for
+from hack.lab.process import start
+from hack.lab.served import Served
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASE = REPOSITORY / "deploy" / "base"
@@ -18,15 +16,13 @@ ACCOUNT = "ovnagent-plug"
 """The ServiceAccount and its namespace."""
 
 
-class Plug:
+class Plug(Served):
     """The process of one node."""
 
     def __init__(self, node: str, ovsdb: str, directory: Path, credentials: Path, api_port: int) -> None:
+        super().__init__(directory, f"plug-{node}")
         self.node = node
         self.ovsdb = ovsdb
-        self.log = directory / f"plug-{node}.log"
-        self.pidfile = directory / f"plug-{node}.pid"
-        self.port = free_ports(1)[0]
         self._credentials = credentials
         self._env = {
             "PYTHONPATH": str(REPOSITORY),
@@ -46,41 +42,6 @@ class Plug:
         )  # fmt: skip
         if ready:
             self.wait_ready()
-
-    def wait_ready(self, seconds: float = 20) -> None:
-        wait_for(self._ready, seconds, f"plug ready on {self.node} ({self.log})")
-
-    def _ready(self) -> bool:
-        if self.pid is None:
-            raise RuntimeError(f"plug on {self.node} has ended:\n{self.log.read_text()[-2000:]}")
-        return self.http("/readyz")[0] == 200
-
-    @property
-    def pid(self) -> int | None:
-        return running(self.pidfile)
-
-    def http(self, path: str) -> tuple[int, str]:
-        """(status, body); status 0 while nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples (`name`: with its labels, or all that have the name)."""
-        lines = [line for line in self.http("/metrics")[1].splitlines() if not line.startswith("#")]
-        return sum(float(line.split()[-1]) for line in lines if name in (line.split(" ")[0], line.split("{")[0]))
-
-    def stop(self) -> None:
-        stop(self.pidfile)
-
-    def kill(self) -> None:
-        """As a crash does it."""
-        send(self.pidfile, signal.SIGKILL)
-        wait_for(lambda: self.pid is None, 5, "plug killed")
 
 
 class Plugs:

@@ -20,8 +20,8 @@ from ovnagent.core.identity import lease_of
 from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, own_options
 from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
 from ovnagent.kube.client import ApiError, Client
+from ovnagent.ovn.aside import QueryError, select
 from ovnagent.ovn.changes import Change, DeletePort, Known, Operation, UpdatePort, operations
-from ovnagent.ovn.query import QueryError, select
 from ovnagent.ovn.transaction import NotCommittedError, RefusedError
 
 LOCK_SECONDS = 5.0

@@ -12,7 +12,7 @@ from ovnagent.commands.trace import Destination, Flow, TraceError, Verdict, answ
 from ovnagent.config.file import Config
 from ovnagent.core.networks import IPAddress, Network
 from ovnagent.core.ports import NETWORK, Port
-from ovnagent.ovn.query import QueryError, select
+from ovnagent.ovn.aside import QueryError, select
 
 
 def path(view: View, config: Config, port: Port, to: Destination) -> Link:

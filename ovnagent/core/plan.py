@@ -109,6 +109,9 @@ class _Draft:
     attachments: tuple[Attachment, ...] = ()
     retained: tuple[PresentPort, ...] = ()
     claims: tuple[Claim, ...] = ()
+    moving: tuple[PresentPort, ...] = ()
+    """Rows in use that are on another logical switch than the one that is claimed now. Each stays what it is until something
+    is granted there, and until then nobody else gets what it says."""
     problems: tuple[Problem, ...] = ()
     failure: str = ""
 
@@ -175,12 +178,14 @@ def _draft(case: Case, rules: Rules, world: World) -> _Draft:
         held = facts.key in world.brake.vms
         return _Draft(case, None, retained=present if held or not facts.empty else ())
     found, troubles = attachments(machine, facts, present, rules)
+    switches = {each.port: each.network.logical_switch for each in found} if identity.guest_may_run(facts, machine) else {}
     return _Draft(
         case,
         machine,
         attachments=found,
         retained=_retained(case, machine, found, world),
         claims=tuple(claims(machine, facts, case.where, present, found, world.networks.switches, world.before)),
+        moving=tuple(row for row in present if switches.get(row.port.name, row.port.switch) != row.port.switch),
         problems=(*_complaints(facts), *troubles),
     )
 
@@ -253,9 +258,12 @@ def _released(draft: _Draft, books: Books) -> tuple[Books, tuple[str, ...]]:
     keep = {(claim.network.logical_switch, claim.holder) for claim in draft.claims}
     kept_ports = {holder.port for _, holder in keep}
     retained = {row.port.name for row in draft.retained}
+    moving = {(row.port.switch, row.port.name) for row in draft.moving}
     freed: list[str] = []
     for switch, holder in books.of(draft.key):
         if (switch, holder) in keep or (holder.port in retained and holder.port not in kept_ports):
+            continue
+        if (switch, holder.port) in moving:
             continue
         book = books[switch]
         heir = next((each for at, each in keep if at == switch and each.port == holder.port), None)
@@ -270,13 +278,11 @@ def _released(draft: _Draft, books: Books) -> tuple[Books, tuple[str, ...]]:
 
 def _standing(draft: _Draft) -> list[Standing]:
     """Rows that stay without a claim hold what they say."""
-    if not draft.retained:
-        return []
     claimed = {claim.holder.port for claim in draft.claims}
+    staying = [row for row in draft.retained if row.port.name not in claimed]
     return [
         Standing(identity.holder_of(row, draft.key), row.port.switch, identity.lease_of(row.port))
-        for row in draft.retained
-        if row.port.name not in claimed
+        for row in (*staying, *draft.moving)
     ]
 
 
@@ -315,6 +321,7 @@ def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
             # No guest loses its port because a grant failed.
             if name in rows and identity.guest_may_run(case.facts, machine):
                 wanted.append(placed(rows[name], located(name, attachment.interface.binding)))
+                leases += filter(None, (identity.lease_of(rows[name]),))
             continue
         if trouble := dhcp_trouble(attachment):
             troubles.append(replace(trouble, interface=attachment.interface.name))

@@ -366,7 +366,6 @@ class _Reader:
             source_node=self.text(state.get("sourceNode"), _name, f"{path}.sourceNode"),
             target_node=self.text(state.get("targetNode"), _name, f"{path}.targetNode"),
             target_ready=bool(state.get("targetNodeDomainReadyTimestamp")),
-            completed=state.get("completed") is True,
             failed=state.get("failed") is True,
         )
 

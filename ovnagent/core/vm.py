@@ -105,7 +105,6 @@ class MigrationState:
     target_node: str
     target_ready: bool
     """`targetNodeDomainReadyTimestamp` is set: the domain runs on the target."""
-    completed: bool
     failed: bool
 
 

@@ -29,6 +29,8 @@ from ovnagent.supervision import Loop, Supervisor
 LOG = logging.getLogger(__name__)
 
 CONNECTIONS = 128
+ANSWERING = 2
+"""Threads that make answers, each started when it is first needed."""
 REQUEST_LIMIT = 8 << 10
 """Bytes of a request's line and headers."""
 REQUEST_SECONDS = 5.0
@@ -81,7 +83,7 @@ class Server:
         self._documents = documents
         self._socket = listen(address, port)
         self.port: int = self._socket.getsockname()[1]
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="http-answer")
+        self._pool = ThreadPoolExecutor(ANSWERING, thread_name_prefix="http-answer")
         self._answers: dict[str, tuple[float, asyncio.Future[Answer]]] = {}
         """Path -> when the answer was begun (monotonic seconds), and the answer."""
         self._open: dict[asyncio.Task[None], _Stage] = {}

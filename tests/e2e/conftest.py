@@ -157,5 +157,6 @@ def lab(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
     session_lab.kubevirt.faults.reset()
     session_lab.kubevirt.uncordon(*session_lab.kubevirt.nodes)
     names = session_lab.kube.kubectl("get", "vm", "-o", "name").split()
+    session_lab.agent.start_missing()
     session_lab.delete(*(name.partition("/")[2] for name in names))
     session_lab.agent.wait_ready()

@@ -132,6 +132,8 @@ class Stage:
         kube.kubectl("delete", "pods", "--all", "-n", SPACE, "--force", "--grace-period=0", "--wait=false")
         names = ("--bare", "--columns=name", "list", "Logical_Switch_Port")
         wait_for(lambda: f".{SPACE}" not in self.lab.ovn.nbctl(*names), 60, "the tenant's ports gone")
+        left = ("get", "vm,vmi", "-n", SPACE, "-o", "name")
+        wait_for(lambda: not kube.kubectl(*left).strip(), 60, "the tenant's VMs gone")
 
 
 @pytest.fixture(scope="module")

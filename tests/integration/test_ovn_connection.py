@@ -22,19 +22,7 @@ from ovnagent.ovn import aside, connection, replica, session
 from ovnagent.ovn.changes import CreateSwitch
 from ovnagent.ovn.connection import Tls
 from ovnagent.ovn.nb_replica import NorthboundReplica
-from tests.integration.nb_agent import SECONDS, Agent, Start, agents
-
-
-@pytest.fixture
-def nb(tmp_path: Path) -> Iterator[Server]:
-    with server(tmp_path / "nb") as each:
-        yield each
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with agents() as found:
-        yield found
+from tests.integration.nb_agent import SECONDS, Agent, Start
 
 
 @pytest.fixture(autouse=True)

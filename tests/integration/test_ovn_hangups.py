@@ -5,35 +5,22 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from hack.lab.databases import Server, server
+from hack.lab.databases import Server
 from hack.lab.process import wait_for
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn import changes, writer
 from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, Known, Operation
 from ovnagent.ovn.northbound import Group, NotCommittedError
 from ovnagent.ovn.writer import HANGS_UP
-from tests.integration.nb_agent import SECONDS, Agent, Start, agents, port
+from tests.integration.nb_agent import SECONDS, Agent, Start, port
 
 POISON = "ports-of-the-hostile"
 UNWRITABLE = "ports-of-the-odd"
-
-
-@pytest.fixture
-def nb(tmp_path: Path) -> Iterator[Server]:
-    with server(tmp_path / "nb") as each:
-        yield each
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with agents() as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)

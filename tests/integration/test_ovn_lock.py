@@ -23,7 +23,7 @@ from ovnagent.core.takeover import Verdict
 from ovnagent.ovn.changes import CreatePort, CreateSwitch
 from ovnagent.ovn.northbound import Northbound, NotCommittedError
 from ovnagent.ovn.takeover import Takeover
-from tests.integration.nb_agent import SECONDS, Start, agents, port
+from tests.integration.nb_agent import SECONDS, Start, port
 
 LONG = os.environ.get("OVNAGENT_LONG") == "1"
 """The long forms: fifty times instead of a few."""
@@ -74,12 +74,6 @@ def nb(tmp_path: Path, tcp: str) -> Iterator[Server]:
     with server(tmp_path / "nb", remotes=(f"--remote=ptcp:{tcp.rpartition(':')[2]}:127.0.0.1",)) as each:
         each.nbctl("init", "--", "ls-add", "pods")
         yield each
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with agents() as found:
-        yield found
 
 
 def rows(nb: Server) -> set[str]:

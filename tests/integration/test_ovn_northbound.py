@@ -15,7 +15,7 @@ from ovnagent.core.vm import VmKey
 from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, SetGlobal, UpdatePort
 from ovnagent.ovn.nb_replica import MANY_CLAUSES
 from ovnagent.ovn.northbound import Group, NotCommittedError
-from tests.integration.nb_agent import SECONDS, SWITCHES, Agent, Start, agents, group, port
+from tests.integration.nb_agent import SECONDS, SWITCHES, Agent, Start, group, port
 
 
 @pytest.fixture
@@ -23,12 +23,6 @@ def nb(tmp_path: Path) -> Iterator[Server]:
     with server(tmp_path / "nb") as each:
         each.nbctl("init")
         yield each
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with agents() as found:
-        yield found
 
 
 @pytest.fixture

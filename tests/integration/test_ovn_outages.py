@@ -8,18 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hack.lab.databases import Server, cluster, leads, server
+from hack.lab.databases import Server, cluster, leads
 from hack.lab.process import wait_for
 from ovnagent.ovn import session
 from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, UpdatePort
 from ovnagent.ovn.nb_replica import NorthboundReplica
 from ovnagent.ovn.northbound import NotCommittedError
-from tests.integration.nb_agent import SECONDS, Agent, Start, agents, port
+from tests.integration.nb_agent import SECONDS, Agent, Start, port
 
 HOLDER = """
 import json, sys, time
@@ -34,18 +33,6 @@ while not northbound.has_lock:
 print("held", flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture
-def nb(tmp_path: Path) -> Iterator[Server]:
-    with server(tmp_path / "nb") as each:
-        yield each
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with agents() as found:
-        yield found
 
 
 @pytest.fixture

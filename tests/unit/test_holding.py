@@ -335,6 +335,33 @@ def test_two_networks_on_one_switch_are_one_world() -> None:
     assert "VM default/web has on this switch" in desk.says("other")[0]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_running_guest_that_is_refused_on_another_switch_keeps_what_it_has(restarted: bool) -> None:
+    """Its row stays where it is; so nobody else gets what the row says. (The VMI's annotations ask for another switch, with
+    a mistake beside it.)"""
+    desk = Desk(network(), network("10.20.0.0/16", name="tenant", switch="tenant", pod_network=False))
+    feed(desk, "web", ip_address="10.16.0.50", mac_address="0a:00:00:00:00:50")
+    start(desk, "web", ip_address="10.16.0.50", mac_address="0a:00:00:00:00:50")
+    desk.look()
+    start(desk, "web", logical_switch="tenant", ip_address="10.99.0.1")
+    if restarted:
+        desk.forget()
+    feed(desk, "thief", ip_address="10.16.0.50")
+    feed(desk, "twin", mac_address="0a:00:00:00:00:50")
+    desk.look()
+    kept = desk.port("web.default")
+    assert (kept.switch, kept.addresses) == ("ovn-default", ("0a:00:00:00:00:50 10.16.0.50",))
+    assert "thief.default" not in desk.rows
+    assert "twin.default" not in desk.rows
+    assert "10.16.0.50" in desk.records[VmKey("default", "web")]
+    start(desk, "web", logical_switch="tenant")
+    desk.look()
+    assert desk.port("web.default").switch == "tenant"
+    desk.look()
+    assert ips(desk, "thief") == ("10.16.0.50",)
+    assert desk.port("twin.default").mac == "0a:00:00:00:00:50"
+
+
 # ---- what is on record ----------------------------------------------------------------------------------------------
 
 

@@ -191,7 +191,7 @@ def migration(uid: str, phase: str = "Running") -> Migration:
 
 
 def state(uid: str, ready: bool = False, failed: bool = False, source: str = "n1", target: str = "n2") -> MigrationState:
-    return MigrationState(uid, source, target, ready, False, failed)
+    return MigrationState(uid, source, target, ready, failed)
 
 
 def facts(*objects: Instance | Launcher | Migration) -> Facts:
