@@ -354,6 +354,12 @@ class NorthboundReplica(Replica):
             )
         self._before = Map(found)
 
+    def _unread(self) -> frozenset[str]:
+        if self.conditions_met and not self._conditions_stale:
+            return frozenset()
+        rows = self.tables["Logical_Switch_Port"].rows
+        return frozenset(self._switch_name(port) for port in self._unowned if uuid.UUID(port) not in rows)
+
     def _take_snapshot(self) -> NorthboundSnapshot:
         return NorthboundSnapshot(
             generation=self.generation,
@@ -363,6 +369,7 @@ class NorthboundReplica(Replica):
             by_vm=self._own.by_vm,
             virtual=self._own.virtual,
             switches=self._switches,
+            unread=self._unread(),
             before=self._before,
             foreign=self._inventory.refresh(),
             names=self._inventory.names.now,

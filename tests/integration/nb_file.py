@@ -20,6 +20,8 @@ class Write:
     """A row that was inserted, changed or deleted by a transaction."""
 
     transaction: int
+    at: float
+    """Seconds since the epoch."""
     uuid: str
     before: Row | None
     after: Row | None
@@ -44,7 +46,7 @@ def writes(file: Path, table: str) -> Iterator[Write]:
                 rows.pop(uuid, None)
             else:
                 after = rows[uuid] = _applied(before or {}, change, record.get("_is_diff", False) and before is not None)
-            yield Write(number, uuid, before, after)
+            yield Write(number, record.get("_date", 0) / 1000, uuid, before, after)
 
 
 def _records(file: Path) -> Iterator[dict[str, Any]]:
