@@ -33,6 +33,7 @@ def world_of(
         foreign=nb.foreign,
         names=nb.names,
         holders=nb.ports,
+        before=nb.before,
         virtual=nb.virtual,
         nads=kube.nads(),
         namespaces=kube.namespaces(),

@@ -43,6 +43,8 @@ CHUNK = 2000
 """VMs in one transaction at most: 10,000 rows at once would hold up a migration that starts meanwhile."""
 RETRY_SECONDS = (0.05, 5.0)
 """First and longest pause after a transaction that could not be committed."""
+UNREAD_SECONDS, UNREAD_RETRY_SECONDS = 2.0, 0.02
+"""For how long a VM that has nothing yet waits for rows of foreign ports, and how often it looks whether they are here."""
 BLIND_SECONDS = 60.0
 """An agent whose view of Kubernetes is older than this gives up the lock."""
 
@@ -88,6 +90,8 @@ class Reconciler:
         self._virtual: Mapping[str, PresentPort] | None = None
         """The rows of shared addresses at the last look; None: they are to be looked at."""
         self._retry_virtual = 0.0
+        self._newcomers: dict[VmKey, float] = {}
+        """VMs that wait (_without_newcomers), and since when they are known: monotonic seconds."""
         self._failures = 0
         self._term = 0
         """Of the lock (Northbound.lock_term), by which what is remembered is true."""
@@ -195,6 +199,7 @@ class Reconciler:
         """What is remembered of addresses may be wrong: the books follow from rows and records once more."""
         self.status = Status(brake=self.status.brake)
         self._touched.clear()
+        self._newcomers.clear()
         self._dirty.add_everything()
 
     def _look_at_others(self, nb: NorthboundSnapshot) -> None:
@@ -223,6 +228,18 @@ class Reconciler:
             for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
                 self._reconcile({key: batch[key] for key in half})
 
+    def _without_newcomers(self, batch: Mapping[VmKey, float], nb: NorthboundSnapshot, now: float) -> Mapping[VmKey, float]:
+        """Without VMs that have nothing yet, while it is not known what ports of others use that are there already: those
+        wait, for so long at most. (The rows of foreign ports have to be asked for first.)"""
+        since = {key: min(news, self._newcomers.pop(key, news)) for key, news in batch.items()}
+        if not nb.unread or not self.status.in_sync:
+            return since
+        for key, news in list(since.items()):
+            if now - news < UNREAD_SECONDS and key not in nb.by_vm and not self.status.books.of(key):
+                self._newcomers[key] = since.pop(key)
+                self._dirty.later(key, UNREAD_RETRY_SECONDS)
+        return since
+
     def _set_aside(self, key: VmKey, error: Exception) -> None:
         LOG.error("VM set aside", extra={"vm": key, "reason": repr(error), "retry_seconds": FAILED_SECONDS}, exc_info=error)
         self.notes.set_aside(key, Problem(INTERNAL_ERROR, repr(error)))
@@ -231,6 +248,7 @@ class Reconciler:
     def _carry_out(self, batch: Mapping[VmKey, float]) -> None:
         started = time.monotonic()
         nb, sb = self._northbound.snapshot, self._southbound.snapshot
+        batch = self._without_newcomers(batch, nb, started)
         drifted = self._touched & batch.keys()
         self._touched -= drifted
         facts = [self._kube.facts(key) for key in batch]

@@ -75,6 +75,7 @@ class Desk:
         self.unsure: dict[VmKey, str] = {}
         self.virtual: dict[str, PresentPort] = {}
         self.rows: dict[str, PresentPort] = {}
+        self.before: dict[str, PresentPort] = {}
         self.bindings: dict[str, Binding] = {}
         self.records: dict[VmKey, str] = {}
         self.problems: dict[VmKey, tuple[Problem, ...]] = {}
@@ -88,6 +89,7 @@ class Desk:
     def forget(self) -> None:
         """As a restart does it: all memory is lost, the rows and the objects are still there."""
         self.books = Books()
+        self.before.clear()
         self.seen: dict[VmKey, tuple[Whereabouts, float]] = {}
         self.problems.clear()
 
@@ -143,6 +145,7 @@ class Desk:
             foreign=dict(self.foreign),
             names=dict(self.names),
             holders=dict(self.rows),
+            before=dict(self.before),
             virtual=dict(self.virtual),
             nads={**self.store.nads(), **self.nads},
             namespaces=dict(self.namespaces),
@@ -164,8 +167,10 @@ class Desk:
                 assert port.name not in self.rows
                 assert port.name not in self.virtual
                 self._rows_of(port)[port.name] = PresentPort(str(next(self._uuids)), port)
+                self.before.pop(port.name, None)
             case UpdatePort(present, port):
                 self._rows_of(port)[port.name] = PresentPort(present.uuid, port)
+                self.before.pop(port.name, None)
             case DeletePort(present):
                 del self._rows_of(present.port)[present.port.name]
 

@@ -51,6 +51,9 @@ class Claim:
     request: Request
     row: Lease | None
     """What the agent's own row gives it: the only evidence for what a running guest may keep."""
+    last_row: Lease | None
+    """What its row gave it when it was seen last, before the database was emptied or brought back from a backup; only
+    where the VM's own record says the same, for another agent may have written since. The agent's word, as `row` is."""
     records: tuple[Lease, ...]
     """From records with the owner's own UID, which a tenant can write: they pass what a request has to pass."""
     wishes: tuple[Lease, ...]

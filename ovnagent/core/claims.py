@@ -23,11 +23,16 @@ def claims(
     rows: Sequence[PresentPort],
     attachments: Iterable[Attachment],
     switches: Mapping[str, str],
+    before: Mapping[str, PresentPort],
 ) -> list[Claim]:
-    """A claim for each attachment. `switches`: name of a configured network -> its logical switch."""
+    """A claim for each attachment. `switches`: name of a configured network -> its logical switch; `before`: port name ->
+    its row as it was seen last, of those that were lost since (NorthboundSnapshot.before)."""
     records = [record for text in owner.records if text and (record := parse(text))]
     running = owner.running or guest_may_run(facts, owner)
-    return [_claim(owner, facts, where, rows, attachment, records, running, switches) for attachment in attachments]
+    return [
+        _claim(owner, facts, where, rows, attachment, records, running, switches, before.get(attachment.port))
+        for attachment in attachments
+    ]
 
 
 def _claim(
@@ -39,6 +44,7 @@ def _claim(
     records: Iterable[Record],
     running: bool,
     switches: Mapping[str, str],
+    before: PresentPort | None,
 ) -> Claim:
     row: Lease | None = None
     own: list[Lease] = []
@@ -59,18 +65,30 @@ def _claim(
             wishes.append(held)
         elif row is None or port.name == attachment.port:
             row = held
+    last = _last_row(owner, attachment, before)
+    confirmed = last is not None and any(set(record.ips) == set(last.ips) for record in own)
+    if last is not None and not own:
+        wishes.insert(0, last)  # its record was not written yet
     return Claim(
         holder=Holder(owner.key, owner.uid, attachment.port),
         interface=attachment.interface.name,
         network=attachment.network,
         request=attachment.request,
         row=row,
+        last_row=last if confirmed else None,
         records=tuple(own),
         wishes=(*wishes, *others),
         reported_mac=_reported_mac(owner, facts, where, attachment.interface),
         running=running,
         created=owner.created,
     )
+
+
+def _last_row(owner: Owner, attachment: Attachment, before: PresentPort | None) -> Lease | None:
+    """What the port's row gave this VM here, when it was seen last."""
+    if before is None or before.port.switch != attachment.network.logical_switch:
+        return None
+    return lease_of(before.port) if before.port.external_id(ports.VM_UID) in owner.uids else None
 
 
 def _of_network(leases: Iterable[Lease], network: Network, switches: Mapping[str, str]) -> Iterator[Lease]:

@@ -154,6 +154,11 @@ def _warnings(claim: Claim, book: Book, foreign: Foreign, mac: str) -> Iterator[
         for ip in lease.ips:
             if sentence := not_for_us(claim, ip):
                 yield Problem(problems.ADDRESS_REFUSED, f"the record on this VM says {ip}, which {sentence}")
+    if (held := book.leases.get(claim.holder)) is not None and claim.row is not None:
+        for ip in (ip for lease in claim.records for ip in lease.ips if ip not in held.ips):
+            if user := foreign.ips.get(str(ip)):
+                text = f"{ip} on record for this VM is used by {user}; it has the address of its port: {held.ips[0]}"
+                yield Problem(problems.ADDRESS_CONFLICT, text, (str(ip),))
     asked, reported = claim.request.mac, claim.reported_mac
     if asked and reported and asked != reported:
         yield Problem(

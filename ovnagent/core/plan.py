@@ -22,7 +22,7 @@ from ovnagent.core.deletion import NO_BRAKE, Brake
 from ovnagent.core.networks import Networks
 from ovnagent.core.owner import Owner, owner
 from ovnagent.core.placement import Binding, ChassisTable, Placement, Whereabouts, place
-from ovnagent.core.ports import Port, PresentPort
+from ovnagent.core.ports import VM_UID, Port, PresentPort
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease, Record, render
 from ovnagent.core.settle import Settlement, settle
@@ -46,6 +46,8 @@ class World:
     """Port name -> phrase naming the owner, of ports that are not the agent's."""
     holders: Mapping[str, PresentPort] = Map()
     """Port name -> row, of the agent's own ports of VMs."""
+    before: Mapping[str, PresentPort] = Map()
+    """Port name -> row as it was seen last, of those that the database has lost since."""
     virtual: Mapping[str, PresentPort] = Map()
     """Port name -> row, of the agent's ports that belong to no VM."""
     nads: Mapping[str, str] = Map()
@@ -182,7 +184,7 @@ def _draft(case: Case, rules: Rules, world: World) -> _Draft:
         machine,
         attachments=found,
         retained=_retained(case, machine, found, world),
-        claims=tuple(claims(machine, facts, case.where, present, found, world.networks.switches)),
+        claims=tuple(claims(machine, facts, case.where, present, found, world.networks.switches, world.before)),
         moving=tuple(row for row in present if switches.get(row.port.name, row.port.switch) != row.port.switch),
         problems=(*_complaints(facts), *troubles),
     )
@@ -316,8 +318,10 @@ def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
         grant = settled.grants[claim.holder]
         troubles += (replace(each, interface=attachment.interface.name) for each in grant.problems)
         if grant.lease is None:
-            # No guest loses its port because a grant failed.
-            if name in rows and identity.guest_may_run(case.facts, machine):
+            # No guest loses its port because a grant failed. (A row of an earlier VM of this name was never its port.)
+            uid = rows[name].external_id(VM_UID) if name in rows else ""
+            earlier = bool(uid) and not identity.continues(machine, case.present, uid)
+            if name in rows and not earlier and identity.guest_may_run(case.facts, machine):
                 wanted.append(placed(rows[name], located(name, attachment.interface.binding)))
                 leases += filter(None, (identity.lease_of(rows[name]),))
             continue

@@ -1,6 +1,7 @@
 """Who is granted what: claims against the books. The steps are the contract, in its order:
 
-    1. what rows say         what a running guest has, and what a VM has by its row
+    1. what rows say         what a running guest has, and what a VM has by its row; by those that are there, then by those
+                             that were there before the database was emptied or restored
     2. shares that stand     addresses that several use already: by the agent's own rows, too
     3. what records say      read as what they are: text that a tenant can write
     4. requests
@@ -66,8 +67,14 @@ def settle(
     wishing = sorted((claim for claim in ordered if not _asks(claim)), key=_rank)
 
     _each(result, ordered, foreign, _hold_by_row)
+    _each(result, [each for each in ordered if each.last_row is not None], foreign, _hold_by_last_row)
     _each(result, sharing, foreign, lambda claim, book, others: _go_on_sharing(claim, book, others, virtual))
-    turns, evidence = _in_turn([each for each in ordered if not _settled(result, each)])
+    turns, evidence, rounds = _in_turn([each for each in ordered if not _settled(result, each)])
+    for each in rounds:
+        try:
+            _move_round(result, each, foreign, evidence)
+        except Exception as error:
+            result.failed |= dict.fromkeys((claim.holder.key for claim in each), error)
     _each(result, turns, foreign, lambda claim, book, others: _hold_by_record(claim, book, others, evidence))
     _grants(result, asking, foreign)
     pairs: dict[Holder, tuple[tuple[Pair, ...], tuple[Problem, ...]]] = {}
@@ -146,9 +153,16 @@ def _hold_by_row(claim: Claim, book: Book, foreign: Foreign) -> Book:
     return _hold(claim, row, book, foreign)
 
 
-def _in_turn(claims: Sequence[Claim]) -> tuple[list[Claim], Evidence]:
+def _hold_by_last_row(claim: Claim, book: Book, foreign: Foreign) -> Book:
+    """The row that is there now is older than the one that was seen before it."""
+    last = claim.last_row if claim.running or claim.last_row is None else _for_us(claim, claim.last_row)
+    return book if claim.holder in book.leases or last is None else _hold(claim, last, book, foreign)
+
+
+def _in_turn(claims: Sequence[Claim]) -> tuple[list[Claim], Evidence, list[list[Claim]]]:
     """The claims in their order, but whose row has an address that another's record names goes before that other: he may
-    move on by a record of his own. And what those rows say."""
+    move on by a record of his own. What those rows say. And the rounds: each's record names what the next one's row has,
+    and the last one's what the first one's has."""
     evidence: dict[tuple[str, IPAddress], Holder] = {}
     for claim in claims:
         row = _standing_row(claim)
@@ -156,16 +170,42 @@ def _in_turn(claims: Sequence[Claim]) -> tuple[list[Claim], Evidence]:
             evidence.setdefault((claim.network.logical_switch, ip), claim.holder)
     waiting = {claim.holder: claim for claim in claims}
     turns: list[Claim] = []
+    rounds: list[list[Claim]] = []
     for claim in claims:
         path = [claim] if waiting.pop(claim.holder, None) is not None else []
         while path:
-            named = (evidence.get((path[-1].network.logical_switch, ip)) for each in path[-1].records for ip in each.ips)
+            tip = path[-1]
+            named = [evidence.get((tip.network.logical_switch, ip)) for each in tip.records for ip in each.ips]
             first = next((waiting.pop(holder) for holder in named if holder is not None and holder in waiting), None)
-            if first is None:
-                turns.append(path.pop())
-            else:
+            if first is not None:
                 path.append(first)
-    return turns, evidence
+                continue
+            again = next((number for number, each in enumerate(path[:-1]) if each.holder in named), None)
+            if again is not None:
+                rounds.append(path[again:])
+            turns.append(path.pop())
+    return turns, evidence, rounds
+
+
+def _move_round(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, Foreign], evidence: Evidence) -> None:
+    """Several VMs have exchanged their addresses since the rows were written. All move on by their records, or none: each
+    has left by its own record what another takes, and nobody from outside has a row with any of it."""
+    switch = claims[0].network.logical_switch
+    book, others = result.books[switch], foreign.get(switch, NO_FOREIGN)
+    members = {claim.holder for claim in claims}
+    for claim in claims:
+        lease = next(filter(None, (_for_us(claim, each) for each in claim.records)), None)
+        if lease is None or claim.network.logical_switch != switch or claim.holder in book.leases:
+            return
+        for ip in lease.ips:
+            if str(ip) in others.ips or grants.sharers(claim, ip, book):
+                return
+            if evidence.get((switch, ip), claim.holder) not in members:
+                return
+        book = _hold(claim, lease, book, others)
+        if claim.holder not in book.leases:
+            return
+    result.books = result.books.put(switch, book)
 
 
 def _hold_by_record(claim: Claim, book: Book, foreign: Foreign, evidence: Evidence) -> Book:
@@ -206,12 +246,12 @@ def _hold(claim: Claim, lease: Lease, book: Book, foreign: Foreign) -> Book:
     evidence for its MAC; a record is none."""
     if book.conflict(claim.holder, lease.ips, "") is not None:
         return book
-    proven = claim.row.mac if claim.row is not None and claim.running else ""
+    proven = {row.mac for row in (claim.row, claim.last_row) if row is not None and claim.running}
     mac = next(
         mac
         for mac in chain((lease.mac,), grants.derived_macs(claim))
         if (
-            book.conflict(claim.holder, (), mac) is None if mac == proven else not grants.mac_user(claim, mac, book, foreign)
+            book.conflict(claim.holder, (), mac) is None if mac in proven else not grants.mac_user(claim, mac, book, foreign)
         )
     )
     return book.hold(claim.holder, Lease(claim.holder.port, claim.interface, claim.network.name, lease.ips, mac))

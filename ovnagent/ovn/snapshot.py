@@ -48,6 +48,11 @@ class NorthboundSnapshot:
     """Name -> UUID, of the switches of the scope that exist, and of others on which the agent has ports."""
     foreign: Mapping[str, Foreign] = field(default_factory=Map)
     """Logical switch of the scope -> what others use there; absent where they use nothing."""
+    unread: frozenset[str] = frozenset()
+    """Switches of the scope on which there are ports of others whose rows are still to come: what they use is not known."""
+    before: Mapping[str, PresentPort] = field(default_factory=Map)
+    """Port name -> the agent's row as it was when the copy was thrown away, of those that are gone now or have other
+    addresses, and that nobody has written since: the database may have been emptied, or brought back from a backup."""
     names: Mapping[str, str] = field(default_factory=Map)
     """Port name -> phrase naming whose it is, of foreign ports on the switches of the scope, and of watched names."""
     router_ports: Mapping[str, tuple[str, RouterPort | None]] = field(default_factory=Map)

@@ -122,14 +122,39 @@ def test_a_foreign_port_of_the_wanted_name_is_left_alone(lab: Lab) -> None:
 
 
 def test_addresses_of_foreign_ports_are_taken(lab: Lab) -> None:
+    mark = lab.create("mark", strategy="Halted")
+    wait_for(lambda: lab.ovn.port(mark), 5, "a port to change")
     lab.ovn.nbctl("lsp-add", "ovn-default", "printer", "--", "lsp-set-addresses", "printer", "00:00:00:00:00:77 10.16.0.77")
     try:
+        # News of the two sides are not ordered with each other: the agent has read Northbound's once it puts this right.
+        lab.ovn.nbctl("lsp-del", mark)
+        wait_for(lambda: lab.ovn.port(mark), 5, "it is put right")
         lab.create("web", ip_address="10.16.0.77")
         wait_for(lambda: "which logical switch port printer uses" in lab.events("web"), 5, "the Event")
         assert not lab.ovn.port("web.default")
     finally:
         lab.ovn.nbctl("lsp-del", "printer")
     wait_for(lambda: lab.ovn.addresses("web.default") == ["10.16.0.77"], 5, "it is free now")
+
+
+def test_a_vm_waits_until_it_is_known_what_foreign_ports_use(lab: Lab) -> None:
+    """Their rows have to be asked for, twice a second at most; none of so many is given away meanwhile."""
+    mark = lab.create("mark", strategy="Halted")
+    wait_for(lambda: lab.ovn.port(mark), 5, "a port to change")
+    names = [f"printer{number}" for number in range(8)]
+    try:
+        for number, name in enumerate(names, 1):
+            words = f"lsp-add ovn-default {name} -- lsp-set-addresses {name} 00:00:00:00:01:{number:02x} 10.16.77.{number}"
+            lab.ovn.nbctl(*words.split(), "--", "lsp-del", mark)
+            wait_for(lambda: lab.ovn.port(mark), 5, "it is put right: Northbound's news have come")
+            lab.create(f"web{number}", strategy="Halted", ip_address=f"10.16.77.{number}")
+        for number, name in enumerate(names, 1):
+            vm = f"web{number}"
+            wait_for(lambda vm=vm, name=name: f"which logical switch port {name} uses" in lab.events(vm), 5, "the Event")
+            assert not lab.ovn.port(f"{vm}.default")
+    finally:
+        for name in names:
+            lab.ovn.nbctl("--if-exists", "lsp-del", name)
 
 
 @pytest.mark.one_process

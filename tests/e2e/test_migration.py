@@ -13,8 +13,10 @@ import pytest
 
 from hack.lab.process import wait_for
 from tests.e2e.conftest import Lab
+from tests.integration.nb_file import writes
 
 KILLS = int(os.environ.get("KILLS", "8"))
+ENDS = ("Succeeded", "Failed")
 TABLE_SECONDS = 1.0
 """After the last fact of any end, the options are the table's last lines within so long."""
 
@@ -235,6 +237,50 @@ def test_the_agent_is_killed_at_any_moment(lab: Lab) -> None:
         lab.agent.start()
         assert lab.kubevirt.wait_migration("default", name) == "Succeeded", f"killed after {moment:.2f} s"
         lab.placed(port, lab.chassis("web"), 35)
+
+
+def phases(lab: Lab) -> list[str]:
+    return [each.get("status", {}).get("phase", "") for each in lab.kube.get("vmim")["items"]]
+
+
+@pytest.mark.one_process
+def test_the_holder_is_killed_while_20_migrations_run(lab: Lab) -> None:
+    """Again and again. What was written is read from the database's file: each port has its list of two before the switch,
+    ends where its guest is, and never asks for nothing."""
+    names = [f"many{number}" for number in range(20)]
+    for name in names:
+        lab.create(name)
+    for name in names:
+        lab.kubevirt.wait_running("default", name, 60)
+        lab.placed(f"{name}.default", lab.chassis(name), 20)
+    sources = {f"{name}.default": lab.chassis(name) for name in names}
+    began, kills = time.time(), []
+    lab.kubevirt.faults.delays.migration_step = 0.5
+    migrations = [lab.kubevirt.migrate("default", name) for name in names]
+    while any(phase not in ENDS for phase in phases(lab)):
+        holder = lab.agent.leader()
+        kills.append(time.time())
+        holder.kill()
+        holder.start()
+    for name, migration in zip(names, migrations, strict=True):
+        assert lab.kubevirt.wait_migration("default", migration, seconds=60) == "Succeeded"
+        lab.placed(f"{name}.default", lab.chassis(name), 40)
+
+    history: dict[str, list[str]] = {port: [] for port in sources}
+    times = []
+    for write in writes(lab.ovn.central.directory / "nb.db", "Logical_Switch_Port"):
+        if write.at >= began and write.name in sources and write.changed("options"):
+            assert write.after is not None
+            history[write.name].append(write.after["options"].get("requested-chassis", ""))
+            times.append(write.at)
+    for port, source in sources.items():
+        target = lab.chassis(port.removesuffix(".default"))
+        assert history[port][0] == f"{source},{target}", history[port]
+        assert history[port][-1] == target, history[port]
+        assert set(history[port]) <= {f"{source},{target}", f"{target},{source}", target}, history[port]
+    after = [min((at for at in times if at > kill), default=kill) - kill for kill in kills]
+    print(f"{len(kills)} kills; the next row {', '.join(f'{each:.2f}' for each in after)} s after")
+    assert len(kills) >= 3
 
 
 def test_deleted_in_the_middle(lab: Lab) -> None:

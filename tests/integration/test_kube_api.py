@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import threading
@@ -25,6 +26,7 @@ from ovnagent.kube.events import ObjectRef
 from ovnagent.kube.kubernetes import Counters, Kubernetes
 from ovnagent.supervision import Supervisor
 from tests.desk import vm_object
+from tests.integration.busy_gateway import Gateway
 
 VMS = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines"
 
@@ -65,10 +67,10 @@ class Edge:
 
 
 @contextmanager
-def edge(kubeconfig: Path) -> Iterator[Edge]:
+def edge(kubeconfig: Path, seconds: float = 20) -> Iterator[Edge]:
     made = Edge(kubeconfig)
     try:
-        assert made.complete.wait(20), made.errors
+        assert made.complete.wait(seconds), made.errors
         yield made
     finally:
         made.kube.stop()
@@ -189,6 +191,58 @@ def test_events_that_may_not_be_written_hold_up_no_record(api: ControlPlane, cap
     said = [record for record in caplog.records if record.message == "write given up"]
     assert len(said) == 1, "once"
     assert "grant the verbs create and patch on events" in said[0].reason  # type: ignore[attr-defined]
+
+
+# -- an API server that has too much to do
+
+
+@pytest.fixture
+def gateway(api: ControlPlane, tmp_path: Path) -> Iterator[Gateway]:
+    made = Gateway(api.service_account_kubeconfig("ovnagent", "ovnagent"), tmp_path / "gateway")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("status", "headers"), [(429, {"Retry-After": "3"}), (500, {})])
+def test_an_api_server_that_refuses_for_a_while_is_asked_again_when_it_says_so(
+    api: ControlPlane, gateway: Gateway, caplog: pytest.LogCaptureFixture, status: int, headers: dict[str, str]
+) -> None:
+    with edge(gateway.kubeconfig) as watching:
+        create(api, "before")
+        watching.sees("before")
+        gateway.headers, gateway.status = headers, status
+        began = time.monotonic()
+        # Watches end after 2 s here, after 5 minutes else; a watch that runs goes on, and is not disturbed by it.
+        noticed = watching.noticed("virtualmachines", f"http_{status}", 10)
+        create(api, "web")
+        wait_for(lambda: time.monotonic() - began > noticed + 4, 20, "refused for a while")
+        times = [at for at, path in gateway.asked if path.endswith("/virtualmachines") and at > began]
+        pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+        gateway.status = 0
+        seen = watching.sees("web", 20)
+        assert not watching.kube.facts(VmKey("default", "before")).empty, "what was known stays"
+    said = next(each for each in caplog.records if each.message == "watch failed" and f"HTTP {status}" in each.reason)  # type: ignore[attr-defined]
+    print(f"{status}: noticed {noticed:.1f} s after; asked {len(times)} times; seen {seen:.1f} s after; said: {said.reason}")  # type: ignore[attr-defined]
+    assert pauses, "asked again"
+    assert min(pauses) >= (3 if headers else 0.2)
+
+
+def test_answers_that_take_ten_seconds_are_waited_for(api: ControlPlane, gateway: Gateway) -> None:
+    """A list, a watch and a write take so long, each beside the others: late, and nothing is lost or taken for gone."""
+    create(api, "web")
+    uid = str(api.get("vm", "web")["metadata"]["uid"])  # type: ignore[index]
+    gateway.delay = 10.0
+    with edge(gateway.kubeconfig, 60) as watching:
+        began = time.monotonic()
+        watching.sees("web")
+        watching.kube.records.keep(ObjectRef("VirtualMachine", "default", "web", uid), "", "text")
+        create(api, "later")
+        watching.sees("later", 30)
+        wait_for(lambda: watching.kube.facts(VmKey("default", "web")).vm.record == "text", 40, "the record, by the watch")  # type: ignore[union-attr]
+        print(f"all {time.monotonic() - began:.1f} s after the lists")
+        assert not watching.errors
+        assert not watching.dropped
+        assert max(watching.kube.stale.values()) == 0
 
 
 # -- a network that swallows packets

@@ -15,7 +15,7 @@ import pytest
 from hack.lab.databases import Server, cluster, leads
 from hack.lab.process import wait_for
 from ovnagent.ovn import session
-from ovnagent.ovn.changes import CreatePort, CreateSwitch
+from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, UpdatePort
 from ovnagent.ovn.nb_replica import NorthboundReplica
 from ovnagent.ovn.northbound import NotCommittedError
 from tests.integration.nb_agent import SECONDS, Agent, Start, port
@@ -159,6 +159,40 @@ def test_a_database_that_comes_back_empty(nb: Server, start: Start) -> None:
     assert not agent.now.ports
     assert not agent.now.switches
     fill(agent)
+
+
+def test_what_was_seen_before_a_database_came_back_older_is_remembered_until_it_is_written(nb: Server, start: Start) -> None:
+    agent = start(nb.remote)
+    changes = [CreatePort(port(f"vm{number}", ip=f"10.16.0.{number}")) for number in (1, 2, 3)]
+    assert agent.commit(CreateSwitch("pods"), *changes) is None
+    agent.row("vm3")
+    old = nb.file.read_bytes()
+    nb.nbctl("lsp-set-addresses", "vm2", "02:00:00:00:00:01 10.16.0.22")
+    assert agent.commit(CreatePort(port("vm4", ip="10.16.0.4")), DeletePort(agent.row("vm3"))) is None
+    wait_for(lambda: agent.row("vm2").port.ips == ("10.16.0.22",), SECONDS, "the newer row")
+    assert not agent.now.before
+
+    nb.stop()
+    nb.file.write_bytes(old)
+    nb.start()
+    agent.ready()
+    assert set(agent.now.ports) == {"vm1", "vm2", "vm3"}
+    assert {name: row.port.ips for name, row in agent.now.before.items()} == {"vm2": ("10.16.0.22",), "vm4": ("10.16.0.4",)}
+
+    # The connection is lost once more before anything is put right: what was seen before the backup still counts.
+    nb.stop()
+    nb.start()
+    agent.ready()
+    assert agent.now.before["vm2"].port.ips == ("10.16.0.22",)
+
+    assert agent.commit(UpdatePort(agent.row("vm2"), port("vm2", ip="10.16.0.22"))) is None
+    wait_for(lambda: set(agent.now.before) == {"vm4"}, SECONDS, "what was written anew is not remembered any more")
+    nb.stop()
+    nb.create()
+    nb.start()
+    agent.ready()
+    assert not agent.now.ports
+    assert set(agent.now.before) == {"vm1", "vm2", "vm3", "vm4"}
 
 
 @pytest.mark.usefixtures("impatient")

@@ -14,7 +14,9 @@ chassis node4 none                  SB knows no chassis (or these) for a node
 after 30 s                          time passes
 restart                             the agent forgets everything but the objects and rows
 recorded                            the agent's records stand on the VMs
-nb lost | nb backup | nb restored   the Northbound database is lost (with a restart), saved, brought back (with one)
+nb lost | nb backup | nb restored   the Northbound database is lost (with a restart), saved, brought back (with one);
+                                    `nb lost seen`, `nb restored seen`: an agent that had its copy goes on (nothing else
+                                    is remembered: the lock was lost with the connection)
 reserved 10.16.0.5 10.16.0.9        the network's reserved range (nothing: none)
 foreign 10.16.0.7 0a:00:00:00:00:07 others use these on the switch (nothing: nobody uses anything)
 => web.default chassis1,chassis2 rarp    this port asks for these chassis (`-`: none)
@@ -157,7 +159,7 @@ class _Player:
                     if desk.store.facts(VmKey("default", name)).vm is not None:
                         desk.feed(event, "virtualmachines", made)
             case "nb":
-                self._northbound(names[0])
+                self._northbound(names[0], "seen" in names)
             case "reserved":
                 (known,) = desk.networks.all
                 spans = tuple(AddressRange(*map(ipaddress.ip_address, pair)) for pair in [names] if pair)
@@ -171,14 +173,16 @@ class _Player:
                 raise AssertionError("no such step")
         desk.look()
 
-    def _northbound(self, what: str) -> None:
+    def _northbound(self, what: str, seen: bool) -> None:
         desk = self.desk
         if what == "backup":
             self.backup = dict(desk.rows)
             return
-        desk.rows = dict(self.backup) if what == "restored" else {}
+        before, desk.rows = desk.rows, dict(self.backup) if what == "restored" else {}
         desk.virtual.clear()
         desk.forget()
+        if seen:
+            desk.before |= {name: row for name, row in before.items() if row != desk.rows.get(name)}
 
     def _first_seen(self, what: str, stamp: str) -> str:
         self.created = getattr(self, "created", {})
