@@ -25,7 +25,7 @@ def claims(
     switches: Mapping[str, str],
 ) -> list[Claim]:
     """A claim for each attachment. `switches`: name of a configured network -> its logical switch."""
-    records = [record for text in owner.records if text and (record := parse(text))]
+    records = [record for text in owner.records if (record := parse(text))]
     running = owner.running or guest_may_run(facts, owner)
     return [_claim(owner, facts, where, rows, attachment, records, running, switches) for attachment in attachments]
 
@@ -48,7 +48,7 @@ def _claim(
         for lease in _of_network(record.leases, attachment.network, switches):
             if record.vm == owner.key and _same(attachment, lease.port, lease.interface):
                 (own if record.uid in owner.uids else wishes).append(lease)
-            elif record.vm != owner.key and lease.interface == attachment.interface.name:
+            elif lease.interface == attachment.interface.name:
                 others.append(lease)
     for present in rows:
         port, held = present.port, lease_of(present.port)

@@ -204,7 +204,7 @@ def _for_us(claim: Claim, lease: Lease) -> Lease | None:
 def _hold(claim: Claim, lease: Lease, book: Book, foreign: Foreign) -> Book:
     """With this lease, if nobody has one of its addresses; with another MAC, if somebody has that. A running guest's row is
     evidence for its MAC; a record is none."""
-    if book.conflict(claim.holder, lease.ips, "") is not None:
+    if book.conflict(claim.holder, lease.ips) is not None:
         return book
     proven = claim.row.mac if claim.row is not None and claim.running else ""
     mac = next(
