@@ -277,23 +277,21 @@ def test_a_wish_of_the_same_name_goes_before_one_of_another() -> None:
     feed(desk, "clone", record=record, created="2020-01-01T00:00:00Z")
     restored = vm_object("origin", "restored", record=record, created="2026-06-01T00:00:00Z")
     desk.feed("ADDED", "virtualmachines", restored)
-    feed(desk, "aaa", created="2019-01-01T00:00:00Z", ip_pool="10.16.0.50..10.16.0.51")
     desk.look()
-    # A pool is a request, and goes before; then there is no free choice: the wish is granted only where it can be.
-    assert ips(desk, "aaa")[0] in ("10.16.0.50", "10.16.0.51")
-    if ips(desk, "aaa") == ("10.16.0.51",):
-        assert ips(desk, "origin") == ("10.16.0.50",)
+    assert ips(desk, "origin") == ("10.16.0.50",)
     assert ips(desk, "clone") != ("10.16.0.50",)
 
 
-def test_a_wish_goes_before_a_free_choice() -> None:
+@pytest.mark.parametrize("of", ["web", "another"])
+@pytest.mark.parametrize("ip", [f"10.16.0.{number}" for number in range(2, 7)])
+def test_a_wish_goes_before_a_free_choice(ip: str, of: str) -> None:
     desk = Desk(network("10.16.0.0/29"))
-    for name in ("p", "q", "r"):
+    for name in ("p", "q", "r", "s"):  # with these the subnet is full
         feed(desk, name, created="2020-01-01T00:00:00Z")
-    wish = record_text("web", "old", "10.16.0.5", "0a:00:00:00:00:05")
+    wish = record_text(of, "old", ip, "0a:00:00:00:00:05")
     feed(desk, "web", record=wish)
     desk.look()
-    assert ips(desk, "web") == ("10.16.0.5",)
+    assert ips(desk, "web") == (ip,)
     assert desk.port("web.default").mac == "0a:00:00:00:00:05"
 
 
@@ -611,6 +609,18 @@ def test_who_shares_is_on_the_virtual_port() -> None:
     assert (port.type, port.switch, port.addresses) == ("virtual", "ovn-default", ())
     assert port.options == (("virtual-ip", "fd00::50"), ("virtual-parents", "a.default,b.default"))
     assert port.external_ids == (("ovnagent-cluster", "lab"), ("ovnagent-options", "virtual-ip,virtual-parents"))
+
+
+def test_who_shares_an_address_no_more_leaves_it_to_who_waits_for_it() -> None:
+    desk = Desk()
+    feed(desk, "web", allowed_address_pairs="10.16.0.50")
+    desk.look()
+    feed(desk, "other", ip_address="10.16.0.50")
+    desk.look()
+    assert "other.default" not in desk.rows
+    feed(desk, "web")
+    desk.look(VmKey("default", "web"))
+    assert ips(desk, "other") == ("10.16.0.50",)
 
 
 def test_an_address_that_only_the_vm_itself_shares_may_become_its_own() -> None:
