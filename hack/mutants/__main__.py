@@ -50,8 +50,8 @@ EXAMPLES = 5
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in (
         "attachments", "books", "commands", "deletion", "dhcp", "dhcp_options", "documents", "free", "holding", "identity",
-        "interfaces", "network_rules", "placement", "plan", "plugging", "reduce", "requests", "routers", "takeover",
-        "timeline", "values", "vm", "why",
+        "interfaces", "network_rules", "placement", "plan", "plugging", "reduce", "requests", "routers", "settle",
+        "takeover", "timeline", "values", "vm", "why",
     )),
     "tests/scenarios/test_plugging.py",
     "tests/scenarios/test_scenarios.py",
@@ -372,6 +372,9 @@ TESTS_OF = {
     "requests.py": ("tests/unit/test_requests.py",),
     "reduce.py": ("tests/unit/test_reduce.py", "tests/unit/test_vm.py"),
     "values.py": ("tests/unit/test_values.py",),
+    "plugging.py": ("tests/unit/test_plugging.py", "tests/scenarios/test_plugging.py"),
+    "takeover.py": ("tests/unit/test_takeover.py",),
+    "timeline.py": ("tests/unit/test_timeline.py", "tests/unit/test_why.py"),
     "networks.py": ("tests/unit/test_dhcp.py", "tests/unit/test_network_rules.py", "tests/unit/test_interfaces.py"),
 }
 """Where a file's constants are pinned; else anywhere."""
