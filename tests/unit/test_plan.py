@@ -506,6 +506,23 @@ def test_a_port_that_goes_is_told() -> None:
     assert result.freed == ("10.16.0.50", mac, "pods", "port web.default")
 
 
+def test_what_becomes_free_is_told_and_nothing_else() -> None:
+    desk = Desk(network("10.16.0.0/16", "fd00::/64"))
+    ips, mac = f"{OVN}/ip_address", f"{OVN}/mac_address"
+    desk.feed("ADDED", "virtualmachines", vm_object("web", annotations={ips: "10.16.0.50,fd00::50"}))
+    desk.look()
+    first = desk.port("web.default").mac
+    for asked, freed in (
+        ({ips: "10.16.0.51,fd00::50"}, ("10.16.0.50", "pods")),
+        ({ips: "10.16.0.51,fd00::50", mac: "0a:00:00:00:00:01"}, (first,)),
+        ({ips: "10.16.0.51,fd00::51", mac: "0a:00:00:00:00:02"}, ("fd00::50", "pods", "0a:00:00:00:00:01")),
+        ({}, ()),
+    ):
+        desk.feed("MODIFIED", "virtualmachines", vm_object("web", annotations=asked))
+        (result,) = desk.look()
+        assert result.freed == freed
+
+
 def test_a_network_under_another_name_changes_nobody_s_address() -> None:
     desk = Desk(network("10.16.0.0/28"))
     names = [f"vm{number}" for number in range(10)]
