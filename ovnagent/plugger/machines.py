@@ -25,6 +25,8 @@ WORKERS = 8
 PAUSES = tenacity.wait_exponential_jitter(multiplier=0.1, max=60, jitter=0.1)
 """Before the same question is asked again."""
 REPORT_SECONDS = 30.0
+NEWS_SECONDS = 0.05
+"""How often answers are told while more are waited for: 500 interfaces take longer to look at than an answer to come."""
 KUBEVIRT = "/apis/kubevirt.io/v1"
 
 
@@ -57,6 +59,10 @@ class Machines:
         self._changed, self._failed = changed, failed
         self._lock = threading.Lock()
         self._questions: dict[str, _Question] = {}
+        self._open = 0
+        """Questions that are being asked."""
+        self._told = 0.0
+        """When (monotonic) an answer was told last."""
         self._workers = ThreadPoolExecutor(WORKERS, "ask")
         self._reported = -REPORT_SECONDS
 
@@ -71,6 +77,11 @@ class Machines:
     def ask_whether_gone(self, uid: str, pod: str) -> float:
         """Find out whether a pod (`namespace/name`) that is not among the node's launchers is gone; as `ask`."""
         return self._ask(uid, False, lambda: self._whether_gone(uid, pod))
+
+    @property
+    def asking(self) -> bool:
+        """More answers are to come; some that came may not have been told."""
+        return self._open > 0
 
     def forget_all_but(self, uids: set[str]) -> None:
         """Of which pods something is kept."""
@@ -90,6 +101,7 @@ class Machines:
             if now < question.due:
                 return question.due - now
             question.due = float("inf")
+            self._open += 1
         self._workers.submit(self._answer, uid, question, find_out)
         return float("inf")
 
@@ -102,8 +114,13 @@ class Machines:
         finally:
             with self._lock:
                 question.asked += 1
-                question.due = time.monotonic() + pause_after(question.asked, PAUSES)
-            self._changed()
+                now = time.monotonic()
+                question.due = now + pause_after(question.asked, PAUSES)
+                self._open -= 1
+                if tell := not self._open or now - self._told >= NEWS_SECONDS:
+                    self._told = now
+            if tell:
+                self._changed()
 
     def _report(self, uid: str, error: Exception) -> None:
         now = time.monotonic()

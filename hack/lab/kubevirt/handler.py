@@ -106,9 +106,13 @@ class Handler:
             objects.set_phase(new, "Running")
             new["status"] |= {"machine": {"type": objects.MACHINE}, "selinuxContext": "none"}
             known = {entry["name"]: entry for entry in new["status"].get("interfaces") or ()}
+            absent = {each["name"] for each, _ in objects.interfaces_of(new) if each.get("state") == "absent"}
             for each in sandbox.attachments:
                 entry = known.setdefault(each.name, {"name": each.name})
                 secondary = "multus-status" in entry.get("infoSource", "")
+                if each.name in absent:  # the guest gives the card back; the pod keeps its interface
+                    entry["infoSource"] = "multus-status"
+                    continue
                 entry |= {
                     "infoSource": "domain, multus-status" if secondary else "domain",
                     "linkState": "up",
