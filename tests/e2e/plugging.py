@@ -193,7 +193,7 @@ class Lab:
             self.cluster.agents[0].start()
         self.kubevirt._context.dead.clear()
         for namespace in ("default", "b", "d"):
-            self.kube.kubectl("delete", "vm", "--all", "-n", namespace, "--wait=false")
+            self.kube.kubectl("delete", "vm,vmi", "--all", "-n", namespace, "--wait=false")
         for pod in self.pods:
             run("ip", "netns", "del", pod.netns)
         self.kube.kubectl("delete", "pods", "-A", "-l", "fake=yes", "--force", "--grace-period=0")

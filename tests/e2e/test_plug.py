@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -176,6 +177,67 @@ def test_a_pod_that_looks_like_a_launcher(lab: Lab) -> None:
     lab.kubevirt._context.dead.clear()
     lab.run("after")
     wait_for(lambda: "after.default" in lab.iface_ids("node1"), 10, "others get their ports")
+
+
+def test_a_pod_of_a_vm_that_has_ended(lab: Lab) -> None:
+    """The record still stands on the VM; the pod names no owner (the garbage collector would take it), but carries the label
+    and the annotation of the launcher that was."""
+    lab.only("node1")
+    lab.run("web")
+    vmi = str(lab.kubevirt.vmi("default", "web")["metadata"]["uid"])  # type: ignore[index]
+    lab.kubevirt.stop_vm("default", "web")
+    wait_for(lambda: lab.kubevirt.vmi("default", "web") is None, 30, "stopped")
+    lab.kubevirt._context.dead.add("node1")
+    late = lab.fake("late", "node1", "default", labels(vmi), None, annotations={"kubevirt.io/domain": "web"})
+    lab.dark("node1", late, "says that it is of VMI default/web, which does not exist")
+    lab.kubevirt._context.dead.clear()
+    lab.kubevirt.start_vm("default", "web")
+    lab.kubevirt.wait_running("default", "web")
+    wait_for(lambda: "web.default" in lab.iface_ids("node1"), 10, "the VM gets its port at its next start")
+    assert [each.iface_id for each in lab.rows("node1") if each.pod == late] == [""], "and the pod does not"
+
+
+def test_a_vmi_without_a_vm(lab: Lab) -> None:
+    """The record is on the VMI, under its own UID; its interface on a NAD could have the name of a VM's port."""
+    lab.only("node1")
+    spec = {
+        "domain": {"devices": {"interfaces": [{"name": "blue", "bridge": {}}]}, "memory": {"guest": "64Mi"}},
+        "networks": [{"name": "blue", "multus": {"networkName": "d/c"}}],
+    }
+    vmi = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "spec": spec}
+    lab.kube.apply(yaml.safe_dump(vmi | {"metadata": {"name": "alone", "namespace": "b"}}))
+    lab.kubevirt.wait_running("b", "alone")
+    lab.plugged("node1", "alone.b.c.d")
+    lab.run("alone.b.c", "d", wait=False)  # the agent refuses the second one
+    wait_for(lambda: len(lab.rows("node1")) == 2, 40, "attached")
+    second = lab.launcher("alone.b.c", "d")
+    lab.dark("node1", second, "has granted no port to interface default of VM d/alone.b.c")
+    lab.cluster.agents[0].kill()
+    lab.grant("d", "alone.b.c", {"default": "alone.b.c.d"})
+    lab.dark("node1", second, "is also on the record of VM b/alone")
+
+
+def test_launchers_that_are_huge(lab: Lab) -> None:
+    """26 pods of 1 MB with a launcher's label: a list of them is longer than an answer may be."""
+    lab.only("node1")
+    lab.kubevirt._context.dead.add("node2")
+    env = [{"name": "X", "value": "x" * 1_000_000}]
+    spec = {"nodeName": "node2", "containers": [{"name": "main", "image": "none", "env": env}]}
+    for number in range(26):
+        meta = {"name": f"huge-{number}", "namespace": "b", "labels": labels("made-up")}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+        lab.kube.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+    plug = lab.plugs.on("node2")
+    plug.kill()
+    plug.start()
+    lab.kubevirt._context.dead.clear()
+    lab.kubevirt.uncordon("node2")
+    lab.kubevirt.cordon("node1")
+    lab.run("web")
+    lab.plugged("node2", "web.default")
+    status = Path(f"/proc/{plug.pid}/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) // 1024
+    assert peak < 128, f"{peak} MB: the DaemonSet's limit"
 
 
 def test_a_name_that_two_vms_could_have(lab: Lab) -> None:

@@ -128,7 +128,7 @@ def test_a_nad_in_the_pod_network_s_place(lab: Lab) -> None:
 
 
 def test_a_default_network_that_the_owner_chose(lab: Lab) -> None:
-    """`v1.multus-cni.io/default-network` on the template: eth0 is attached elsewhere; to KubeVirt it is the pod network's."""
+    """`v1.multus-cni.io/default-network` on the template: eth0 is attached elsewhere; KubeVirt calls it the pod network."""
     node = lab.run("web", annotations={objects.DEFAULT_NAD: "default/blue"})
     (pod,) = lab.kubevirt.launchers("default", "web")
     assert '"name": "default/blue"' in objects.annotations_of(pod)[objects.NETWORK_STATUS], "and so Multus reports it"
