@@ -27,7 +27,7 @@ WEB, BLUE, GREEN_PORT = "web.default", "web.default.blue.default", "web.default.
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Lab]:
-    with plug_lab("plugnic", OBJECTS + GREEN, [*NETWORKS, GREEN_NETWORK]) as lab:
+    with plug_lab("plugi", OBJECTS + GREEN, [*NETWORKS, GREEN_NETWORK]) as lab:
         yield lab
 
 

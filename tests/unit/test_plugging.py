@@ -86,6 +86,7 @@ class Api:
 
     def request(self, method: str, path: str) -> bytes:
         self.asked[path] += 1
+        path = path.partition("?")[0]
         if self.away:
             raise ApiError(503, method, path, "away")
         if path not in self.objects:
@@ -158,6 +159,22 @@ def test_what_is_in_an_owner_s_name_stays_a_name() -> None:
     wait(news)
     assert machines.known[pod.uid] == Machine(None, None, ()), "without a name one would ask for a list"
     assert len(api.asked) == 1
+    machines.stop()
+
+
+def test_the_first_answer_may_be_from_the_cache_and_a_further_one_is_not() -> None:
+    api, news = Api(), threading.Event()
+    machines = Machines(api, news.set, lambda _: None)  # type: ignore[arg-type]
+    pod = reduce.launcher(pod_object("p", "web", "node1"))
+    for cached in (True, False):
+        api.asked.clear()
+        machines.ask(pod, hurry=True)
+        wait(news)
+        assert {path.endswith("?resourceVersion=0") for path in api.asked} == {cached}
+    api.asked.clear()
+    machines.ask_whether_gone("other", "default/p")
+    wait(news)
+    assert list(api.asked) == ["/api/v1/namespaces/default/pods/p"], "what is taken away is never taken on an old answer"
     machines.stop()
 
 
