@@ -121,7 +121,9 @@ class Handler:
                     "podInterfaceName": each.inside,
                 }
                 set_address(entry, pod)
-            new["status"]["interfaces"] = list(known.values())
+            # virt-controller has taken the source away where Multus reports the interface no more: nobody has it then.
+            left = [each for each in known.values() if each["name"] not in absent or each.get("infoSource")]
+            new["status"]["interfaces"] = left
 
         self._api.update(VMIS, vmi, change, node=sandbox.node)
 
