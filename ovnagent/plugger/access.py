@@ -13,7 +13,8 @@ from urllib3.connection import HTTPConnection
 
 from ovnagent.kube.client import Access, Client, KubeConfig
 
-CONNECTIONS = 8
+CONNECTIONS = 10
+"""Kept open: those of the workers (machines.py), the watch, Events."""
 KEEPALIVE = [
     *HTTPConnection.default_socket_options,
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
