@@ -11,6 +11,7 @@ from immutables import Map
 
 from ovnagent.announce import object_ref
 from ovnagent.commands.observer import View
+from ovnagent.commands.text import slow
 from ovnagent.core.deletion import go_ahead
 from ovnagent.core.placement import Situation
 from ovnagent.core.plan import Case
@@ -39,10 +40,11 @@ def lasting(look: Callable[[], View], seconds: float) -> list[Finding]:
     migration, are different each time, or gone."""
     found = findings(look())
     end = time.monotonic() + seconds
-    while found and time.monotonic() < end:
-        time.sleep(PAUSE_SECONDS)
-        again = set(findings(look()))
-        found = [finding for finding in found if finding in again]
+    with slow(f"{len(found)} found; looking for {seconds:g} s whether it stays so"):
+        while found and time.monotonic() < end:
+            time.sleep(PAUSE_SECONDS)
+            again = set(findings(look()))
+            found = [finding for finding in found if finding in again]
     return found
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from ovnagent.commands.text import slow
 from ovnagent.config.file import Config
 from ovnagent.core.books import Books
 from ovnagent.core.deletion import NO_BRAKE, Brake
@@ -150,7 +151,8 @@ class Observer:
         while True:
             self._wait()
             generation = self._northbound.snapshot.generation
-            view = self._look()
+            with slow("computing what should be"):
+                view = self._look()
             if not self._incomplete() and generation == self._northbound.snapshot.generation:
                 return view
 

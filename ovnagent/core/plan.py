@@ -227,6 +227,8 @@ def _without_taken_names(draft: _Draft, first: Mapping[str, VmKey], world: World
     for attachment in draft.attachments:
         name = attachment.port
         user = world.names.get(name)
+        if user == f"logical switch port {name}":  # that is all that is known of it
+            user = "somebody else"
         row, virtual = world.holders.get(name), world.virtual.get(name)
         if user is None and row is not None and row.port.vm != draft.key:
             user = f"VM {row.port.vm}"

@@ -259,4 +259,5 @@ def test_a_configuration_that_cannot_be_used_is_wrong_usage(command: str, tmp_pa
 def test_the_default_configuration_is_the_environments(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("OVNAGENT_CONFIG", "/nowhere/at/all.yaml")
     assert cli.main(["check"]) == 2
-    assert "/nowhere/at/all.yaml" in capsys.readouterr().err
+    said = "/nowhere/at/all.yaml: there is no such file; name the configuration with --config or OVNAGENT_CONFIG\n"
+    assert capsys.readouterr().err == said

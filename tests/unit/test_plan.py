@@ -330,14 +330,18 @@ def test_in_one_batch_the_one_that_runs_goes_before_an_older_one(running_one: in
     check_twins(desk, ("d/a.b.c", "b/a")[running_one], ("d/a.b.c", "b/a")[1 - running_one])
 
 
-def test_a_name_that_is_somebody_else_s_is_left_alone_and_the_way_out_is_told() -> None:
+@pytest.mark.parametrize(
+    ("whose", "said"),
+    [("router port edge-web", "router port edge-web"), ("logical switch port web.default", "somebody else")],
+)
+def test_a_name_that_is_somebody_else_s_is_left_alone_and_the_way_out_is_told(whose: str, said: str) -> None:
     desk = Desk()
-    desk.names["web.default"] = "logical switch other"
+    desk.names["web.default"] = whose
     feed(desk, "web")
     desk.look()
     assert desk.rows == {}
     assert desk.says("web") == [
-        "PortRefused: logical switch port web.default exists already and belongs to logical switch other; it is left alone. "
+        f"PortRefused: logical switch port web.default exists already and belongs to {said}; it is left alone. "
         "Delete it (ovn-nbctl lsp-del) or rename the VM"
     ]
     (problem,) = desk.problems[VmKey("default", "web")]
