@@ -28,10 +28,18 @@ set_up_base() {
   step "no registry: making $base of Debian's packages" make_base
 }
 
+# As Debian makes its slim image: usr-is-merged, for the package that merges (usrmerge) brings 47 MB of Perl; and no documentation, no
+# manual, no translations, now and in what is installed later (debuerreotype's .slimify-excludes). ca-certificates is ours: the
+# mirror may be one over TLS.
 make_base() {
-  local tar
+  local tar path options=()
+  for path in doc info groff linda lintian locale man; do
+    options+=("--dpkgopt=path-exclude=/usr/share/$path/*")
+  done
+  options+=("--dpkgopt=path-include=/usr/share/doc/*/copyright" "--dpkgopt=path-include=/usr/share/locale/locale.alias")
   tar=$(mktemp --suffix=.tar) &&
-    mmdebstrap --variant=minbase --include=ca-certificates bookworm "$tar" &&
+    mmdebstrap --variant=minbase --include=ca-certificates,usr-is-merged --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+      "${options[@]}" bookworm "$tar" &&
     "$engine" import "$tar" "$base"
   local status=$?
   rm -f "$tar"
@@ -73,7 +81,9 @@ run_build() {
   return $status
 }
 
-build_agent() { build_image localhost/ovnagent:latest docker/agent/Dockerfile ovnagent pyproject.toml requirements.lock README.md; }
+build_agent() {
+  build_image localhost/ovnagent:latest docker/agent/Dockerfile docker/agent/check.py ovnagent pyproject.toml requirements.lock README.md
+}
 
 build_sandbox() {
   build_image localhost/ovn-sandbox:latest docker/ovn-sandbox/Dockerfile hack/lab/ovn.py hack/lab/process.py hack/lab/sandbox.py

@@ -87,7 +87,7 @@ set_up_venv() {
   local base made_from
   base_python >/dev/null || set_up_packages ensurepip=python3-venv # there is no such program: always missing
   base=$(base_python) || fail "needs Python 3.11 or newer with venv and ensurepip (package python3-venv)"
-  made_from="$("$base" --version) $root $(sha256sum <"$root/requirements-dev.lock")"
+  made_from="$("$base" --version) $root $(cat "$root/requirements-dev.lock" "$root/pyproject.toml" | sha256sum)"
   [ "$(cat "$venv/made-from" 2>/dev/null)" != "$made_from" ] || return 0
   step "making .venv from requirements-dev.lock" make_venv "$base"
   echo "$made_from" >"$venv/made-from"

@@ -263,24 +263,28 @@ class Reconciler:
             # The copy was thrown away under our hands, or another agent may have written: none of this may be true.
             self._dirty.add_everything()
             return
-        shared = self._shared(planned.books, nb, present)
+        shared, books = self._shared(planned.books, nb, present), planned.books
+        # What is written is let go of: at a start, the copy's rows take the place of the plan's.
+        rest = list(zip(planned.results, cases, strict=True))
+        del facts, cases, planned, nb, world, present
         left: set[VmKey] = set()
-        for start in range(0, max(len(cases), 1), CHUNK):
-            part = slice(start, start + CHUNK)
+        while not left:
+            part, rest = rest[:CHUNK], rest[CHUNK:]
             extra = []
-            if start + CHUNK >= len(cases):
+            if not rest:
                 # The word is used up by the transaction that carries it out.
                 extra = [*shared, *([Group("approval", (SetGlobal(APPROVAL, ""),))] if brake.approved else ())]
-            left |= self._commit(planned.results[part], cases[part], extra, batch, drifted)
-            if left:
-                left |= {result.key for result in planned.results[start + CHUNK :]}
-                self._dirty.add(left)
-                self._virtual = None
+            left = self._commit(part, extra, batch, drifted)
+            if not rest:
                 break
-        if len(left) < len(cases) or not cases:
+        if left:
+            left |= {result.key for result, _ in rest}
+            self._dirty.add(left)
+            self._virtual = None
+        if len(left) < len(batch) or not batch:
             # Rows that were written hold what they say, so the books are those of the plan; of a plan of which nothing was
             # committed nothing is remembered.
-            self.status = Status(self.status.in_sync or not left, planned.books, brake)
+            self.status = Status(self.status.in_sync or not left, books, brake)
 
     def _brake(self, facts: Iterable[Facts], nb: NorthboundSnapshot) -> Brake:
         """What must not be deleted. Only where something may go without evidence is there anything to count."""
@@ -320,19 +324,17 @@ class Reconciler:
 
     def _commit(
         self,
-        results: Sequence[Result],
-        cases: Sequence[Case],
+        part: Sequence[tuple[Result, Case]],
         extra: Sequence[Group],
         batch: Mapping[VmKey, float],
         drifted: set[VmKey],
     ) -> set[VmKey]:
         """Write the difference; returns the VMs of which it is not known that all was written."""
+        results = [result for result, _ in part]
         groups = [
             Group("infrastructure", tuple(infrastructure(self._config.networks.all, self._northbound.snapshot, results)))
         ]
-        groups += [
-            Group(result.key, tuple(changes(result, case.present))) for result, case in zip(results, cases, strict=True)
-        ]
+        groups += [Group(result.key, tuple(changes(result, case.present))) for result, case in part]
         groups += extra
         errors: Sequence[str | None] = [None] * len(groups)
         written: Container[int] = range(len(groups))
@@ -349,11 +351,11 @@ class Reconciler:
                 self._metrics.transactions.inc()
             self._metrics.changes.inc(sum(len(group.changes) for index, group in enumerate(groups) if index in written))
         done = time.monotonic()
-        for refused in filter(None, (errors[0], *errors[len(results) + 1 :])):
+        for refused in filter(None, (errors[0], *errors[len(part) + 1 :])):
             LOG.error("switches, routers, virtual ports or DHCP options not written", extra={"reason": refused})
             self._virtual, self._retry_virtual = None, done + REFUSED_RETRY_SECONDS
         left: set[VmKey] = set()
-        for index, (result, case) in enumerate(zip(results, cases, strict=True), 1):
+        for index, (result, case) in enumerate(part, 1):
             if index not in written:
                 left.add(result.key)
                 continue

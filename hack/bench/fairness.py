@@ -26,7 +26,7 @@ from statistics import quantiles
 from urllib3.exceptions import HTTPError
 
 from hack.bench import population
-from hack.bench.scale import Rig, caught_up, rig, say, start
+from hack.bench.rig import Rig, caught_up, rig, say, start
 from hack.lab.databases import Server
 from hack.lab.kubevirt.api import Obj
 from hack.lab.process import wait_for

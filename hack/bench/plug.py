@@ -246,7 +246,8 @@ def many(kube: ControlPlane, interfaces: int, directory: Path) -> None:
             counted = dict(requests(kube) - before)
             print(f"{interfaces} interfaces, {what}: ready after {ready:.2f} s, all right after {done:.2f} s, "
                   f"{resident} MB resident, {counted}")  # fmt: skip
-            _idle(kube, plug.pid)
+            if what == "all plugged before":
+                _idle(kube, plug.pid)
             plugs.stop()
             plugs = Plugs(kube, bare)  # type: ignore[arg-type]
             watch.vswitch.stop()

@@ -105,6 +105,30 @@ def migration(vm: Obj, target: str) -> Iterator[tuple[str, Obj]]:
     yield from ((key_of(each), each) for each in (moving, _complete(pod)))
 
 
+def arrival(vm: Obj, source: str, target: str) -> Iterator[tuple[str, Obj]]:
+    """The end of that migration: the guest runs on the target, and the source's launcher has ended."""
+    (key, moving), _ = migration(vm, target)
+    moving["status"] = {"phase": "Succeeded"}
+    vmi = _complete(instance(vm, target))
+    vmi["status"]["migrationState"] = {
+        "migrationUid": moving["metadata"]["uid"],
+        "sourceNode": source,
+        "targetNode": target,
+        "targetNodeDomainReadyTimestamp": CREATED,
+        "completed": True,
+    }
+    pod = _complete(launcher(_complete(instance(vm, source))))
+    pod["status"]["phase"] = "Succeeded"
+    yield from ((key, moving), (key_of(vmi), vmi), (key_of(pod), pod))
+
+
+def requesting(vm: Obj, node: str, address: str) -> tuple[str, Obj]:
+    """The VM's VMI, asking for an address."""
+    vmi = instance(vm, node)
+    vmi["metadata"]["annotations"]["ovn.kubernetes.io/ip_address"] = address
+    return key_of(vmi), _complete(vmi)
+
+
 def machine(number: int, namespace: str) -> Obj:
     interfaces = [{"name": "default", "bridge": {}}]
     template = {

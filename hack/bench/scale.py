@@ -1,6 +1,6 @@
 """An agent beside many VMs: how long it takes to start, what it writes, and what memory it needs.
 
-    python -m hack.bench.scale [-n VMS] [--nodes NODES] [--runs RUNS]
+    python -m hack.bench.scale [-n VMS] [--nodes NODES] [--runs RUNS] [--figures FILE]
 
 VM, VMI and launcher of each VM are in a real API server, of realistic size (hack/bench/population.py); a real Northbound
 and Southbound database beside it; no guest and no control plane of KubeVirt runs. Each figure stands beside its floor of
@@ -17,49 +17,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import orjson
 
-from hack.bench import population
-from hack.lab.cluster import CLUSTER, NETWORKS, REPOSITORY, Agent
+from hack.bench import looks, population, storm
+from hack.bench.rig import LISTS, caught_up, memory, peak, requests, rig, say, start
+from hack.lab.cluster import REPOSITORY
 from hack.lab.databases import Server, server
-from hack.lab.kube import ControlPlane
-from hack.lab.process import running, wait_for
-from ovnagent.kube.client import ApiError, Client, KubeConfig
+from hack.lab.process import wait_for
+from ovnagent.kube.client import Client, KubeConfig
 
-LISTS = (
-    "/apis/kubevirt.io/v1/virtualmachines",
-    "/apis/kubevirt.io/v1/virtualmachineinstances",
-    "/apis/kubevirt.io/v1/virtualmachineinstancemigrations",
-    "/api/v1/pods",
-    "/api/v1/nodes",
-)
 PAGE = 500
 COLUMNS = ("name", "addresses", "port_security", "options", "external_ids")
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a start of the agent took."""
-
-    seconds: float
-    """From the process' start until it has reconciled everything."""
-    megabytes: float
-    transactions: float
-    rows: float
-
-
-def peak(pid: int | str) -> float:
-    """The most memory that a process has had, in MB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1000
-    raise RuntimeError(f"no VmHWM of {pid}")
 
 
 def list_and_load(kubeconfig: Path) -> None:
@@ -78,25 +51,6 @@ def list_and_load(kubeconfig: Path) -> None:
     print(json.dumps([time.monotonic() - started, peak("self")]))
 
 
-def caught_up(kube: ControlPlane) -> None:
-    """Wait until the API server has taken in what was written to etcd behind its back."""
-    client = Client(KubeConfig(kube.kubeconfig))
-
-    def answers(path: str) -> bool:
-        try:
-            token = orjson.loads(client.request("GET", f"{path}?limit=1"))["metadata"].get("continue")
-            if token:  # the first page comes from etcd, the next from the API server's own copy
-                client.request("GET", f"{path}?limit=1&continue={token}")
-        except ApiError as error:
-            if error.status not in (429, 504):
-                raise
-            return False
-        return True
-
-    for path in LISTS:
-        wait_for(lambda path=path: answers(path), 300, f"the API server has all of {path}")
-
-
 def raw_transaction(nb: Server, empty: Server) -> float:
     """Seconds to write the rows of one database into another that has none."""
     rows = nb.transact({"op": "select", "table": "Logical_Switch_Port", "where": [], "columns": list(COLUMNS)})[0]["rows"]
@@ -111,99 +65,42 @@ def raw_transaction(nb: Server, empty: Server) -> float:
     return time.monotonic() - started
 
 
-def start(agent: Agent, seconds: float = 180) -> Start:
-    began = time.monotonic()
-    said = agent.log.stat().st_size if agent.log.exists() else 0
-    agent.start(ready=False)
-    wait_for(lambda: b" leading " in agent.log.read_bytes()[said:], seconds, "the agent leads")
-    agent.wait_ready(seconds)
-    took = time.monotonic() - began
-    time.sleep(1.1)  # metrics are computed once a second
-    metric = agent.metric
-    return Start(took, memory(agent), metric("ovnagent_transactions_total"), metric("ovnagent_row_changes_total"))
-
-
-def memory(agent: Agent) -> float:
-    pid = running(agent.pidfile)
-    assert pid is not None
-    return peak(pid)
-
-
-def requests(kube: ControlPlane, verb: str, resource: str) -> float:
-    """How many of these the API server has answered."""
-    lines = kube.kubectl("get", "--raw", "/metrics").splitlines()
-    wanted = ("apiserver_request_total", f'resource="{resource}"', f'verb="{verb}"')
-    return sum(float(line.split()[-1]) for line in lines if all(part in line for part in wanted))
-
-
-def say(what: str, figure: str) -> None:
-    print(f"{what:52} {figure}", flush=True)
-
-
-@dataclass(frozen=True)
-class Rig:
-    """An API server and OVN's databases, and an agent that is not started yet."""
-
-    kube: ControlPlane
-    nb: Server
-    agent: Agent
-
-
-@contextmanager
-def rig(directory: Path, nodes: int) -> Iterator[Rig]:
-    """So many nodes, each with a chassis, and namespaces; no VM."""
-    with (
-        ControlPlane(directory / "kube") as kube,
-        server(directory / "nb") as nb,
-        server(directory / "sb", "OVN_Southbound") as sb,
-    ):
-        population.only_the_api_server(kube)
-        names = [population.namespace_of(number) for number in range(population.NAMESPACES)]
-        population.write(kube, population.surroundings(nodes, names))
-        kube.kubectl("apply", *(f"-f{REPOSITORY}/deploy/base/{name}.yaml" for name in ("namespace", "rbac")))
-        for number in range(nodes):
-            encap = {"op": "insert", "table": "Encap", "uuid-name": "e", "row": {"type": "geneve", "ip": f"10.0.0.{number}"}}
-            row = {"name": f"chassis{number}", "hostname": f"node{number}", "encaps": ["named-uuid", "e"]}
-            sb.transact(encap, {"op": "insert", "table": "Chassis", "row": row})
-        config: dict[str, object] = {
-            "cluster": CLUSTER,
-            "ovn": {"northbound": [nb.remote], "southbound": [sb.remote]},
-            "kubernetes": {"kubeconfig": str(kube.service_account_kubeconfig("ovnagent", "ovnagent"))},
-            "networks": NETWORKS,
-        }
-        agent = Agent(directory, config)
-        try:
-            yield Rig(kube, nb, agent)
-        finally:
-            agent.stop()
-
-
-def measure(directory: Path, count: int, nodes: int, runs: int) -> None:
+def measure(directory: Path, count: int, nodes: int, runs: int, moving: int) -> dict[str, Any]:
+    """All figures, which are printed as they come."""
+    figures: dict[str, Any] = {"vms": count}
     with rig(directory, nodes) as lab, server(directory / "empty") as empty:
         kube, agent = lab.kube, lab.agent
-        say("no VMs: peak memory", f"{start(agent).megabytes:.0f} MB")
+        figures["none"] = asdict(start(agent))
+        say("no VMs: peak memory", f"{figures['none']['megabytes']:.0f} MB")
         agent.stop()
-        size = population.write(kube, population.machines(count, nodes))
+        size = population.write(kube, population.machines(count - moving, nodes))
+        vms = storm.populate(lab, moving)
         caught_up(kube)
         say(f"{count} VMs, VMIs and launchers, {nodes} nodes", f"{size / 1e6:.0f} MB of JSON in etcd")
         floors = []
         for _ in range(runs):
             arguments = [sys.executable, "-m", "hack.bench.scale", "--list", str(kube.kubeconfig)]
             floors.append(json.loads(subprocess.check_output(arguments, cwd=REPOSITORY)))
-        listed = median(seconds for seconds, _ in floors)
+        listed = figures["listed"] = median(seconds for seconds, _ in floors)
         say("floor: list in pages and orjson", f"{listed:.1f} s, peak {max(floor[1] for floor in floors):.0f} MB")
         cold = start(agent)
-        raw = raw_transaction(lab.nb, empty)
-        say("floor: the same rows in one raw transaction", f"{raw:.1f} s")
-        say("cold start", f"{cold.seconds:.1f} s = {cold.seconds / (listed + raw):.2f} x floor")
+        figures["cold"], figures["raw"] = asdict(cold), raw_transaction(lab.nb, empty)
+        say("floor: the same rows in one raw transaction", f"{figures['raw']:.1f} s")
+        say("cold start", f"{cold.seconds:.1f} s = {cold.seconds / (listed + figures['raw']):.2f} x floor")
         say("  rows written", f"{cold.rows:.0f} in {cold.transactions:.0f} transactions")
         say("  peak memory", f"{cold.megabytes:.0f} MB")
         began = time.monotonic()
         wait_for(lambda: agent.metric("ovnagent_records_pending") == 0, 600, "a record on each")
         say("  records on all of them", f"{time.monotonic() - began:.0f} s later")
-        say("  patches of VMs for them", f"{requests(kube, 'PATCH', 'virtualmachines'):.0f}")
-        say("  Events told so far", f"{requests(kube, 'POST', 'events'):.0f}")
-        say("  peak memory", f"{memory(agent):.0f} MB")
+        figures["patches"] = requests(kube, "PATCH", "virtualmachines")
+        figures["events"] = requests(kube, "POST", "events")
+        say("  patches of VMs for them", f"{figures['patches']:.0f}")
+        say("  Events told so far", f"{figures['events']:.0f}")
+        for name in ("ovnagent_events_suppressed_total", "ovnagent_writes_dropped_total"):
+            say(f"  {name}", f"{agent.metric(name):.0f}")
+        figures["storm"] = storm.run(lab, vms)
+        figures["peak"] = memory(agent)
+        say("  peak memory", f"{figures['peak']:.0f} MB")
         before = agent.metric("process_cpu_seconds_total")
         time.sleep(10)
         say("  at rest", f"{(agent.metric('process_cpu_seconds_total') - before) * 100:.0f} millicores")
@@ -213,8 +110,15 @@ def measure(directory: Path, count: int, nodes: int, runs: int) -> None:
             warm.append(start(agent))
             agent.stop()
         seconds = median(each.seconds for each in warm)
+        figures["warm"] = {"seconds": seconds, "megabytes": max(each.megabytes for each in warm)}
         say("start with all right", f"{seconds:.1f} s = {seconds / listed:.2f} x list; {warm[-1].rows:.0f} rows written")
-        say("  peak memory", f"{max(each.megabytes for each in warm):.0f} MB")
+        say("  peak memory", f"{figures['warm']['megabytes']:.0f} MB")
+        for name in looks.COMMANDS:
+            seen = looks.look(name, agent.config)
+            figures[name] = asdict(seen)
+            told = f"{seen.told:.1f} s" if seen.told is not None else "never"
+            say(f"ovnagent {name}: first line", f"{seen.first:.1f} s; {seen.megabytes:.0f} MB; first word on stderr: {told}")
+    return figures
 
 
 def main(arguments: list[str]) -> int:
@@ -222,13 +126,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("-n", type=int, default=10_000, metavar="VMS", help="how many VMs (default 10000)")
     parser.add_argument("--nodes", type=int, default=100, help="how many nodes, each with a chassis (default 100)")
     parser.add_argument("--runs", type=int, default=3, help="runs of what can be repeated; the median counts (default 3)")
+    parser.add_argument("--moving", type=int, default=500, help="of them, migrate at once (default 500)")
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="write all figures there, for hack/bench/plots.py")
     parser.add_argument("--list", type=Path, metavar="KUBECONFIG", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.list:
         list_and_load(options.list)
         return 0
     with tempfile.TemporaryDirectory(prefix="ovnagent-scale-") as directory:
-        measure(Path(directory), options.n, options.nodes, options.runs)
+        figures = measure(Path(directory), options.n, options.nodes, options.runs, options.moving)
+    if options.figures:
+        options.figures.write_text(json.dumps(figures, indent=1))
     return 0
 
 

@@ -18,7 +18,7 @@ FAULTS = (
     # another VM's row of the same name is taken for its own
     ("plan.py", "_without_taken_names", "row.port.vm != draft.key", "row.port.vm == draft.key"),
     # a foreign address is handed out from the free ones
-    ("settle.py", "_address", "(ip for ip in found if str(ip) not in foreign.ips)", "(ip for ip in found)"),
+    ("grants.py", "_address", "(ip for ip in found if str(ip) not in foreign.ips)", "(ip for ip in found)"),
     # a record is believed whatever it says
     ("settle.py", "_hold_by_record", "if by_row or not any(", "if by_row or [] != (") ,
     # rows say nothing after a restart
@@ -26,7 +26,7 @@ FAULTS = (
     # who shared an address does not go on
     ("settle.py", "_go_on_sharing", "return book.share(claim.holder, known | more)", "return book"),
     # anybody may share anybody's address
-    ("settle.py", "_pair_refusal", 'if strangers and network.shared_addresses == "namespace":', "if False:"),
+    ("grants.py", "pair_refusal", 'if strangers and network.shared_addresses == "namespace":', "if False:"),
     # what was shared stays taken for ever
     ("books.py", "Book.release", "return self.share(holder, frozenset())._without", "return self._without"),
     # a copied record is a claim

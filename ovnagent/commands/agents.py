@@ -11,6 +11,7 @@ import orjson
 import urllib3
 
 from ovnagent.commands.observer import CannotLookError
+from ovnagent.commands.text import slow
 from ovnagent.kube.client import ApiError, Client, KubeConfig, MalformedError
 
 NAMESPACE = "ovnagent"
@@ -44,7 +45,8 @@ def ask(
     answers, troubles = [], []
     for name, fetch in asked:
         try:
-            body = orjson.loads(fetch())
+            with slow(f"asking agent {name}"):
+                body = orjson.loads(fetch())
             if not isinstance(body, dict):
                 raise MalformedError("no JSON object")
             answers.append(Answer(str(body.get("agent") or name), body))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,14 +136,3 @@ def _fish(known: Mapping[str, Command]) -> str:
 def _quoted(text: str) -> str:
     """For fish: backslash and quote are escaped within single quotes."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", " ") + "'"
-
-
-def kubectl() -> int:
-    """`kubectl_complete-ovnagent`, which kubectl asks when somebody completes `kubectl ovnagent ...`: one candidate a line,
-    then cobra's directive 4 (no file names)."""
-    from ovnagent.commands import cli
-
-    for word in candidates(commands(cli.parser()), sys.argv[1:]):
-        print(word)
-    print(":4")
-    return 0

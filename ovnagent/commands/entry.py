@@ -18,3 +18,14 @@ def main(arguments: list[str] | None = None) -> int:
     from ovnagent.commands import cli
 
     return cli.main(words)
+
+
+def complete() -> int:
+    """`kubectl_complete-ovnagent`, which kubectl asks when somebody completes `kubectl ovnagent ...`: one candidate a line,
+    then cobra's directive 4 (no file names)."""
+    from ovnagent.commands import cli, completion
+
+    for word in completion.candidates(completion.commands(cli.parser()), sys.argv[1:]):
+        print(word)
+    print(":4")
+    return 0

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from immutables import Map
 
 from ovnagent.announce import object_ref
 from ovnagent.commands.observer import View
+from ovnagent.commands.text import slow
 from ovnagent.core.deletion import go_ahead
 from ovnagent.core.placement import Situation
 from ovnagent.core.plan import Case
+from ovnagent.core.plugging import Attached, Machine, Node, granted, plan, rivals
 from ovnagent.core.ports import INTERFACE, NETWORK, Port, PresentPort
 from ovnagent.core.vm import RECORD_ANNOTATION, VmKey, pod_interface
 from ovnagent.ovn.changes import CreatePort, CreateSwitch, DeletePort, DeleteRows, PutRouterPort, UpdatePort
@@ -36,10 +40,11 @@ def lasting(look: Callable[[], View], seconds: float) -> list[Finding]:
     migration, are different each time, or gone."""
     found = findings(look())
     end = time.monotonic() + seconds
-    while found and time.monotonic() < end:
-        time.sleep(PAUSE_SECONDS)
-        again = set(findings(look()))
-        found = [finding for finding in found if finding in again]
+    with slow(f"{len(found)} found; looking for {seconds:g} s whether it stays so"):
+        while found and time.monotonic() < end:
+            time.sleep(PAUSE_SECONDS)
+            again = set(findings(look()))
+            found = [finding for finding in found if finding in again]
     return found
 
 
@@ -174,25 +179,34 @@ def _unbound(view: View) -> Iterator[Finding]:
             bound = binding.chassis if binding is not None else ""
             if len(wanted) == 1 and port.enabled and bound != wanted[0]:
                 where = f"on {bound}" if bound else "nowhere"
-                text = f"VM {key} runs on chassis {wanted[0]}, but the port is bound {where}; {why_unbound(case, port)}"
+                why = why_unbound(case, port, view.cases)
+                text = f"VM {key} runs on chassis {wanted[0]}, but the port is bound {where}; {why}"
                 yield Finding("unbound", port.name, text)
 
 
-def why_unbound(case: Case, port: Port) -> str:
-    """What is known of its interface from here: the pod's network-status says whether a CNI has attached it."""
+def why_unbound(case: Case, port: Port, cases: Mapping[VmKey, Case] = Map()) -> str:
+    """What is known of its interface from here: the pod's network-status says whether a CNI has attached it, and whether
+    `ovnagent plug` would give it the port's name follows from the same facts as on the node. `cases`: other VMs, by whose
+    records it may be kept from it."""
     vmi = case.facts.vmi
     assert vmi is not None
     pod = next((pod for pod in case.facts.launchers if pod.alive and pod.node == vmi.node), None)
     interface = next((each for each in vmi.interfaces if each.name == port.external_id(INTERFACE)), None)
     if pod is None or interface is None:
         return f"its interface there should have external_ids:iface-id={port.name}"
-    where = f"{pod_interface(interface)} of pod {pod.name} on node {pod.node}"
-    if all(name != pod_interface(interface) for name, _, _ in pod.attached):
+    inside = pod_interface(interface)
+    where = f"{inside} of pod {pod.name} on node {pod.node}"
+    if all(name != inside for name, _, _ in pod.attached):
         return f"no CNI has attached {where}: see the pod's Events and its network-status"
-    return (
-        f"{where} is attached and not plugged into it (external_ids:iface-id): see the VMI's Events (InterfaceNotPlugged), "
-        "and whether ovnagent-plug runs on that node"
-    )
+    unplugged = f"{where} is attached and not plugged into it (external_ids:iface-id)"
+    machine = Machine(vmi, case.facts.vm)
+    others = {other for name in granted(machine) for other in rivals(vmi.key, name)} & cases.keys()
+    known = tuple(Machine(cases[other].facts.vmi, cases[other].facts.vm) for other in sorted(others))
+    attached = Attached(row="", name="", iface_id="", pod_uid=pod.uid, inside=inside)
+    facts = Node((attached,), {pod.uid: pod}, {pod.uid: replace(machine, rivals=known)})
+    if reason := plan(facts)[0].reason:
+        return f"{unplugged}: {reason}"
+    return f"{unplugged}: see the VMI's Events (InterfaceNotPlugged), and whether ovnagent-plug runs on that node"
 
 
 def _problems(view: View) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from ovnagent.commands.text import slow
 from ovnagent.config.file import Config
 from ovnagent.core.books import Books
 from ovnagent.core.deletion import NO_BRAKE, Brake
@@ -35,6 +36,8 @@ STALE_SECONDS = 30.0
 NAMES = 50
 """So many missing ports' names are looked up on other switches: many more make the server compare all rows with each."""
 NAMES_SECONDS = 5.0
+SILENT_SECONDS, TELL_SECONDS = 2.0, 5.0
+"""After so long it says on standard error what it is at, and from then on so often."""
 
 
 class CannotLookError(Exception):
@@ -68,6 +71,8 @@ class Observer:
         self._config, self._seconds = config, seconds
         self._troubles = _Troubles()
         self._news = threading.Event()
+        self._tell_at = time.monotonic() + SILENT_SECONDS
+        self._looked = False
         networks = config.networks.all
         try:
             self._kube = Kubernetes(config.kubernetes, self._changed, self._changed, Supervisor(), tell=False)
@@ -108,7 +113,7 @@ class Observer:
 
     def _wait(self) -> None:
         """Until all three are complete, with a word on standard error where that takes a while."""
-        started, told = time.monotonic(), 2.0
+        started = time.monotonic()
         while waiting := self._incomplete():
             waited = time.monotonic() - started
             troubles = "; ".join(sorted(self._troubles.last.values()))
@@ -117,12 +122,16 @@ class Observer:
                     f"{', '.join(waiting)}: not complete after {self._seconds:g} s ({troubles or 'no answer'}); "
                     "check the endpoint, its certificates and your rights, or give it more time with --timeout"
                 )
-            if waited > told:
-                because = f" ({troubles})" if troubles else ""
-                print(f"waiting for {', '.join(waiting)}{because} ...", file=sys.stderr, flush=True)
-                told += 5.0
+            because = f" ({troubles})" if troubles else ""
+            self._tell(f"waiting for {', '.join(waiting)}{because}; {self._kube.read} objects read so far")
             time.sleep(0.02)
         self._troubles.last.clear()
+
+    def _tell(self, what: str) -> None:
+        """What it is at, where that takes a while."""
+        if time.monotonic() >= self._tell_at:
+            self._tell_at = time.monotonic() + TELL_SECONDS
+            print(f"{what} ...", file=sys.stderr, flush=True)
 
     def _incomplete(self) -> list[str]:
         """Who has not said everything yet, or has not been heard of for long."""
@@ -136,10 +145,14 @@ class Observer:
 
     def look(self) -> View:
         """What is and what should be, now. Raises CannotLookError where a connection is lost and does not come back."""
+        if self._looked:  # the first look's patience began with the process
+            self._tell_at = time.monotonic() + SILENT_SECONDS
+        self._looked = True
         while True:
             self._wait()
             generation = self._northbound.snapshot.generation
-            view = self._look()
+            with slow("computing what should be"):
+                view = self._look()
             if not self._incomplete() and generation == self._northbound.snapshot.generation:
                 return view
 
@@ -170,6 +183,7 @@ class Observer:
         world = world_of(self._config, self._kube, nb, sb)  # what an agent would hold back is shown as well
         present = Present(nb)
         cases = [self._case(key, present, sb) for key in sorted({*self._kube.keys(), *nb.by_vm})]
+        self._tell(f"all is read; comparing {len(cases)} VMs")
         planned = plan(cases, Books(), world)
         wanted = virtual_ports(self._config.cluster, planned.books, {*nb.ports, *nb.names})
         virtual = virtual_changes(wanted, nb.virtual, present.strays_of(lambda: (case.facts for case in cases)))

@@ -147,7 +147,7 @@ def _pool_line(view: View, network: Network, subnet: Subnet) -> PoolLine:
     )
     # A holder may sit where nobody else is put: outside a subnet that was changed, in a range reserved since.
     candidates = {*book.ips, *book.shared, *map(ipaddress.ip_address, foreign.ips if foreign is not None else ())}
-    taken = {ip for ip in candidates if subnet.refuse(ip) is None}
+    taken = {ip for ip in candidates if not subnet.refuse(ip)}
     return PoolLine(
         network=network.name,
         family=f"IPv{subnet.version}",

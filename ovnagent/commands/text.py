@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 GREEN, RED, YELLOW, BOLD, DIM = "32", "31", "33", "1", "2"
+SLOW_SECONDS = 2.0
+
+
+@contextmanager
+def slow(what: str) -> Iterator[None]:
+    """What takes more than two seconds is said on standard error."""
+    timer = threading.Timer(SLOW_SECONDS, lambda: print(f"{what} ...", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def coloured(stream: TextIO | None = None) -> bool:

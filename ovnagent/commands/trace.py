@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ovnagent.commands.text import slow
 from ovnagent.core.networks import IPAddress
 from ovnagent.ovn.connection import Tls
 
@@ -192,7 +193,8 @@ def run(southbound: str, tls: Tls | None, switch: str, flow: str) -> str:
         flow,
     )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        with slow("asking OVN (ovn-trace copies the Southbound database first)"):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except FileNotFoundError:
         raise TraceError(
             "ovn-trace is not on PATH; run this where OVN's tools are (package ovn-common), with endpoints that are reached "

@@ -15,7 +15,7 @@ from ovnagent.commands.agents import ask
 from ovnagent.commands.chain import Chain, Link, State, chains
 from ovnagent.commands.observer import CannotLookError, Observer, View
 from ovnagent.commands.path import path
-from ovnagent.commands.text import BOLD, GREEN, RED, YELLOW, coloured, paint, plain
+from ovnagent.commands.text import BOLD, GREEN, RED, YELLOW, coloured, paint, plain, slow
 from ovnagent.commands.trace import Destination
 from ovnagent.config.file import Config
 from ovnagent.core.placement import Situation
@@ -46,10 +46,11 @@ def explain(
     view = observer.look_closely()
     found = chains(view, key, interface)
     end = time.monotonic() + seconds
-    while any(each.broken is not None and each.broken.name in FLEETING for each in found) and time.monotonic() < end:
-        time.sleep(PAUSE_SECONDS)
-        view = observer.look()
-        found = chains(view, key, interface)
+    with slow(f"looking for {seconds:g} s whether what is broken is put right"):
+        while any(each.broken is not None and each.broken.name in FLEETING for each in found) and time.monotonic() < end:
+            time.sleep(PAUSE_SECONDS)
+            view = observer.look()
+            found = chains(view, key, interface)
     return [_completed(view, config, key, each, to, agents) for each in found]
 
 

@@ -57,8 +57,10 @@ def load(path: Path) -> Config:
     Raises ConfigError with every error there is."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(["there is no such file; name the configuration with --config or OVNAGENT_CONFIG"]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: {error}"]) from None
+        raise ConfigError([f"cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
     return parse(text)
 
 

@@ -95,7 +95,7 @@ class Book:
             book = book.hold(to, replace(lease, port=to.port))
         return book.share(to, shared)
 
-    def conflict(self, holder: Holder, ips: Iterable[IPAddress], mac: str) -> Holder | None:
+    def conflict(self, holder: Holder, ips: Iterable[IPAddress], mac: str = "") -> Holder | None:
         """Another holder of one of these, or None."""
         for other in (*(self.ips.get(ip) for ip in ips), self.macs.get(mac)):
             if other is not None and other != holder:

@@ -27,7 +27,7 @@ def claims(
 ) -> list[Claim]:
     """A claim for each attachment. `switches`: name of a configured network -> its logical switch; `before`: port name ->
     its row as it was seen last, of those that were lost since (NorthboundSnapshot.before)."""
-    records = [record for text in owner.records if text and (record := parse(text))]
+    records = [record for text in owner.records if (record := parse(text))]
     running = owner.running or guest_may_run(facts, owner)
     return [
         _claim(owner, facts, where, rows, attachment, records, running, switches, before.get(attachment.port))
@@ -54,7 +54,7 @@ def _claim(
         for lease in _of_network(record.leases, attachment.network, switches):
             if record.vm == owner.key and _same(attachment, lease.port, lease.interface):
                 (own if record.uid in owner.uids else wishes).append(lease)
-            elif record.vm != owner.key and lease.interface == attachment.interface.name:
+            elif lease.interface == attachment.interface.name:
                 others.append(lease)
     for present in rows:
         port, held = present.port, lease_of(present.port)

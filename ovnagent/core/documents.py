@@ -23,27 +23,24 @@ def load(data: bytes) -> tuple[Any, bool]:
     try:
         return orjson.loads(data), False
     except orjson.JSONDecodeError:
-        shallow = prune(data, DEPTH)
-        if len(shallow) == len(data):
-            raise
-        return orjson.loads(shallow), True
+        return orjson.loads(prune(data, DEPTH)), True
 
 
 def prune(data: bytes, depth: int) -> bytes:
     """The same JSON with null in place of each array and object below `depth` levels of them; in linear time. What comes
     of bytes that are no JSON is not said: the parser has the last word."""
     kept: list[bytes] = []
-    level, copied, cut = 0, 0, 0
+    level, copied = 0, 0
     for token in _TOKEN.finditer(data):
         match token.group():
             case b"[" | b"{":
                 level += 1
                 if level == depth + 1:
-                    cut = token.start()
+                    kept.append(data[copied : token.start()])
             case b"]" | b"}":
                 level -= 1
                 if level == depth:
-                    kept += (data[copied:cut], b"null")
+                    kept.append(b"null")
                     copied = token.end()
     kept.append(data[copied:])
     return b"".join(kept)

@@ -8,9 +8,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ovnagent.core import problems
+from ovnagent.core import limits, problems
 from ovnagent.core.addresses import Claim, Foreign, Grant
-from ovnagent.core.books import Book
+from ovnagent.core.books import NOBODY, Book
 from ovnagent.core.dhcp import server_mac
 from ovnagent.core.free import allocatable, free_addresses, within
 from ovnagent.core.networks import IPAddress, Subnet
@@ -26,7 +26,7 @@ def not_for_us(claim: Claim, ip: IPAddress) -> str:
     subnet = _subnet_of(claim, ip)
     if subnet is None:
         return f"lies outside network {claim.network.name}; choose an address of its subnets"
-    return subnet.refuse(ip) or ""
+    return subnet.refuse(ip)
 
 
 def _subnet_of(claim: Claim, ip: IPAddress) -> Subnet | None:
@@ -59,19 +59,20 @@ def pair_refusal(claim: Claim, pair: Pair, book: Book, foreign: Foreign) -> tupl
         return problems.ADDRESS_REFUSED, f"no subnet of network {network.name} contains"
     if sentence := subnet.refuse(pair.ip, reserved=False):
         return problems.ADDRESS_REFUSED, sentence
-    if holder := book.conflict(claim.holder, (pair.ip,), ""):
+    if holder := book.conflict(claim.holder, (pair.ip,)):
         return problems.ADDRESS_CONFLICT, f"VM {holder.key} holds as its own"
     if user := foreign.ips.get(str(pair.ip)):
         return problems.ADDRESS_CONFLICT, f"{user} uses"
-    strangers = {
-        sharer.key.namespace for sharer in book.shared.get(pair.ip, ()) if sharer.key.namespace != claim.holder.key.namespace
-    }
+    sharing = book.shared.get(pair.ip, NOBODY)
+    strangers = any(sharer.key.namespace != claim.holder.key.namespace for sharer in sharing)
     if strangers and network.shared_addresses == "namespace":
         return problems.ADDRESS_CONFLICT, (
             f"VMs of another namespace share; on network {network.name} an address is shared within one namespace only "
             "(the network's rule `sharedAddresses`)"
         )
-    if pair.mac and (other := mac_user(claim, pair.mac, book, foreign)):
+    if len(sharing) >= limits.SHARERS and claim.holder not in sharing:
+        return problems.ADDRESS_CONFLICT, f"{limits.SHARERS} ports share already, the most that may"
+    if other := mac_user(claim, pair.mac, book, foreign):
         return problems.MAC_CONFLICT, f"may not have the MAC {pair.mac}: {other} has it on this switch"
     return None
 
@@ -86,7 +87,7 @@ def sharers(claim: Claim, ip: IPAddress, book: Book) -> str:
 
 def grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
     current = book.leases.get(claim.holder)
-    kept = current
+    kept = current  # a running guest's address also where a subnet was changed: nobody takes it away
     if current is not None and not claim.running:
         kept = replace(current, ips=tuple(ip for ip in current.ips if not not_for_us(claim, ip)))
     troubles = [Problem(problems.INVALID_REQUEST, error) for error in claim.request.errors]
@@ -94,11 +95,11 @@ def grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
     if not troubles:
         troubles += _absent_families(claim)
         for subnet in claim.network.subnets:
-            ip, trouble = _address(claim, subnet, kept, book, foreign)
-            if ip is not None:
-                granted.append(ip)
-            if trouble is not None:
-                troubles.append(trouble)
+            found = _address(claim, subnet, kept, book, foreign)
+            if isinstance(found, Problem):
+                troubles.append(found)
+            else:
+                granted.append(found)
         if current is not None and claim.running:
             # Nor because the network has lost one.
             versions = {subnet.version for subnet in claim.network.subnets}
@@ -132,9 +133,9 @@ def _disputed(claim: Claim, current: Lease | None, book: Book, foreign: Foreign)
         for ip in lease.ips:
             if not_for_us(claim, ip):
                 continue
-            other = book.conflict(claim.holder, (ip,), "")
-            user = f"VM {other.key}" if other is not None else foreign.ips.get(str(ip)) or ""
-            if not user and (names := sharers(claim, ip, book)):
+            other = book.conflict(claim.holder, (ip,))
+            user = f"VM {other.key}" if other is not None else foreign.ips.get(str(ip), "")
+            if names := sharers(claim, ip, book):
                 user = f"VM {names} (as an allowed address pair)"
             if user:
                 yield Problem(
@@ -165,7 +166,7 @@ def _warnings(claim: Claim, book: Book, foreign: Foreign, mac: str) -> Iterator[
             f"{claim.request.mac_key} asks for MAC {asked}, but the guest runs with {reported}; set macAddress: {asked} "
             f"on interface {claim.interface} in spec.template.spec.domain.devices and restart the VM",
         )
-    elif not asked and reported and mac != reported and (other := mac_user(claim, reported, book, foreign)):
+    elif not asked and mac != reported and (other := mac_user(claim, reported, book, foreign)):
         yield Problem(
             problems.MAC_CONFLICT,
             f"the running guest is reported with the MAC {reported}, which {other} has on this switch; it is not believed",
@@ -183,46 +184,42 @@ def _absent_families(claim: Claim) -> Iterator[Problem]:
             )
 
 
-def _address(
-    claim: Claim, subnet: Subnet, current: Lease | None, book: Book, foreign: Foreign
-) -> tuple[IPAddress | None, Problem | None]:
+def _address(claim: Claim, subnet: Subnet, current: Lease | None, book: Book, foreign: Foreign) -> IPAddress | Problem:
     request, version = claim.request, subnet.version
     asked = next((ip for ip in request.ips if ip.version == version), None)
     if asked is not None:
-        # What it has by right already it keeps while its guest runs, also where the configuration has changed since.
-        if current is not None and claim.running and asked in current.ips:
-            return asked, None
-        return (asked, None) if (trouble := _refusal(claim, asked, subnet, book, foreign)) is None else (None, trouble)
+        # What it has by right already it keeps.
+        if current is not None and asked in current.ips:
+            return asked
+        return _refusal(claim, asked, subnet, book, foreign) or asked
     pool = tuple(span for span in request.pool if span.first.version == version)
-    for lease in (*((current,) if current else ()), *claim.wishes):
+    leases: list[Lease] = [*((current,) if current else ()), *claim.wishes]
+    for lease in leases:
         for ip in lease.ips:
             if ip.version != version or (pool and not any(ip in span for span in pool)):
                 continue
-            # Nobody takes a running guest its address because a subnet was changed.
-            if lease is current and (claim.running or ip in subnet):
-                return ip, None
-            if lease is not current and ip in subnet and _refusal(claim, ip, subnet, book, foreign) is None:
-                return ip, None
+            if lease is current or _refusal(claim, ip, subnet, book, foreign) is None:
+                return ip
     spans = allocatable(subnet)
     found = free_addresses(within(spans, pool) if pool else spans, version, _seed(claim), book.taken, foreign.taken)
     # Foreign addresses that nobody counted into `taken` are passed over one by one.
-    ip = next((ip for ip in found if str(ip) not in foreign.ips), None)
-    if ip is not None:
-        return ip, None
+    free = next((ip for ip in found if str(ip) not in foreign.ips), None)
+    if free is not None:
+        return free
     where = (
         f"the pool of {request.pool_key}" if pool else f"IPv{version} subnet {subnet.cidr} of network {claim.network.name}"
     )
-    return None, Problem(
+    return Problem(
         problems.POOL_EXHAUSTED, f"no address is free in {where}; widen it or release addresses", (claim.network.name,)
     )
 
 
 def _refusal(claim: Claim, ip: IPAddress, subnet: Subnet, book: Book, foreign: Foreign) -> Problem | None:
     """Why this address cannot be granted, or None."""
-    key = claim.request.ips_key or "the record"
+    key = claim.request.ips_key
     if sentence := subnet.refuse(ip):
         return Problem(problems.ADDRESS_REFUSED, f"{key} asks for {ip}, which {sentence}")
-    if (holder := book.conflict(claim.holder, (ip,), "")) is not None:
+    if (holder := book.conflict(claim.holder, (ip,))) is not None:
         return Problem(
             problems.ADDRESS_CONFLICT,
             f"{key} asks for {ip}, which VM {holder.key} holds; choose another address, or delete that VM first",

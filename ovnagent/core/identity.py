@@ -55,7 +55,7 @@ def retained(
     `attached`: (port, interface) of the attachments."""
     names, interfaces = {port for port, _ in attached}, {interface for _, interface in attached}
     left = [row for row in rows if row.port.name not in names]
-    if not left or not guest_may_run(facts, owner):
+    if not guest_may_run(facts, owner):
         return ()
     if owner is None or not living_launchers(facts, owner):
         return tuple(left)
@@ -92,7 +92,8 @@ def lease_of(port: Port) -> Lease | None:
         found = [values.parse_ip(ip) for ip in port.ips]
     except ValueError:
         return None
-    ips = tuple({ip.version: ip for ip in reversed(found)}[version] for version in sorted({ip.version for ip in found}))
-    if not ips:
+    if not found:
         return None
+    first = {ip.version: ip for ip in reversed(found)}
+    ips = tuple(first[version] for version in sorted(first))
     return Lease(port.name, port.external_id(ports.INTERFACE), port.external_id(ports.NETWORK), ips, mac)

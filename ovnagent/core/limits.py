@@ -30,6 +30,8 @@ POOL_RANGES = 64
 """Ranges and addresses in one `ip_pool`."""
 ADDRESS_PAIRS = 32
 """Entries in one `allowed_address_pairs`."""
+SHARERS = 64
+"""Ports that share one address: all of them stand in one row (`virtual-parents`), which each that comes or goes changes."""
 
 NAME = 253
 """A Kubernetes name (RFC 1123 subdomain), the name of an interface, a network, a logical switch."""

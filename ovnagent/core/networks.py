@@ -65,9 +65,9 @@ class Subnet:
                 reached = last
         return count - sum(1 for ip in taken if not any(first <= ip <= last for first, last in spans))
 
-    def refuse(self, ip: IPAddress, reserved: bool = True) -> str | None:
-        """Why no port may have this address, as the rest of a sentence ("... which is reserved"), or None; `reserved`:
-        the reserved ranges count."""
+    def refuse(self, ip: IPAddress, reserved: bool = True) -> str:
+        """Why no port may have this address, as the rest of a sentence ("... which is reserved"); empty if one may.
+        `reserved`: the reserved ranges count."""
         if ip not in self:
             return f"lies outside {self.cidr}; choose an address of that subnet"
         if ip == self.gateway:
@@ -81,7 +81,7 @@ class Subnet:
         for span in self.reserved:
             if reserved and ip in span:
                 return f"is reserved ({span}) in {self.cidr}; choose another address"
-        return None
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

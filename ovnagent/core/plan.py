@@ -8,6 +8,7 @@ the rest is planned.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -134,7 +135,7 @@ def plan(cases: Sequence[Case], books: Books, world: World) -> Plan:
 def _attempt(cases: Sequence[Case], books: Books, world: World, failures: dict[VmKey, Exception]) -> Plan:
     """A plan that is worth something unless it adds to the failures."""
     rules = Rules(world.networks, world.nads, world.namespaces)
-    drafts = _first_come([_guarded(case, rules, world, failures.get(case.facts.key)) for case in cases], world)
+    drafts = deque(_first_come([_guarded(case, rules, world, failures.get(case.facts.key)) for case in cases], world))
     freed: dict[VmKey, tuple[str, ...]] = {}
     for draft in drafts:
         books, freed[draft.key] = _released(draft, books)
@@ -147,7 +148,8 @@ def _attempt(cases: Sequence[Case], books: Books, world: World, failures: dict[V
     )
     failures |= settled.failed
     results: list[Result] = []
-    for draft in drafts:
+    while drafts:
+        draft = drafts.popleft()  # so that 10,000 drafts and their results are never held beside each other
         try:
             made = _failed_result(draft) if draft.failure or draft.key in failures else _rows(draft, settled, world)
             results.append(replace(made, freed=(*freed[draft.key], *made.freed)))
@@ -225,6 +227,8 @@ def _without_taken_names(draft: _Draft, first: Mapping[str, VmKey], world: World
     for attachment in draft.attachments:
         name = attachment.port
         user = world.names.get(name)
+        if user == f"logical switch port {name}":  # that is all that is known of it
+            user = "somebody else"
         row, virtual = world.holders.get(name), world.virtual.get(name)
         if user is None and row is not None and row.port.vm != draft.key:
             user = f"VM {row.port.vm}"
@@ -343,7 +347,7 @@ def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
     return Result(
         key=draft.key,
         owner=machine,
-        wanted=tuple(wanted),
+        wanted=tuple(rows[port.name] if rows.get(port.name) == port else port for port in wanted),  # held once
         obsolete=obsolete,
         problems=tuple(dict.fromkeys(troubles)),
         record=text,

@@ -243,7 +243,7 @@ def leases(machine: Machine) -> Iterable[Lease]:
 
 
 def _recorded(text: str, key: VmKey, uid: str) -> tuple[Lease, ...]:
-    record = parse(text) if text else None
+    record = parse(text)
     return record.leases if record is not None and record.vm == key and record.uid == uid else ()
 
 

@@ -17,7 +17,7 @@ claim on which a step fails is left out, and the others go on with the books as 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -33,8 +33,8 @@ from ovnagent.core.virtual_ports import shared_by, shares
 from ovnagent.core.vm import VmKey
 
 Step = Callable[[Claim, Book, Foreign], Book]
-Evidence = Mapping[tuple[str, IPAddress], Holder]
-"""(logical switch, address) -> whose row has it, of those who hold nothing yet."""
+Evidence = Mapping[tuple[str, IPAddress | str], Holder]
+"""(logical switch, address or MAC) -> whose row has it, of those who hold nothing yet."""
 
 
 @dataclass(slots=True)
@@ -62,9 +62,11 @@ def settle(
     result = Settlement(books)
     _enter_standing(result, standing, virtual)
     ordered = sorted(claims, key=lambda claim: claim.order)
-    asking = [claim for claim in ordered if _asks(claim)]
+    asking: list[Claim] = []
+    wishing: list[Claim] = []
+    for claim in ordered:
+        (asking if _asks(claim) else wishing).append(claim)
     sharing = [each for each in ordered if each.request.pairs or each.holder in books[each.network.logical_switch].shares]
-    wishing = sorted((claim for claim in ordered if not _asks(claim)), key=_rank)
 
     _each(result, ordered, foreign, _hold_by_row)
     _each(result, [each for each in ordered if each.last_row is not None], foreign, _hold_by_last_row)
@@ -83,11 +85,11 @@ def settle(
         before = book.shares.get(claim.holder, frozenset())
         book, granted, troubles = grants.share(claim, claim.request.pairs, book, others)
         pairs[claim.holder] = granted, troubles
-        result.freed[claim.holder.key] += sorted(map(str, before - {pair.ip for pair in granted}))
+        result.freed[claim.holder.key] += map(str, before - {pair.ip for pair in granted})
         return book
 
     _each(result, sharing, foreign, share)
-    _grants(result, wishing, foreign)
+    _grants(result, sorted(wishing, key=_rank), foreign)
     for holder, (granted, troubles) in pairs.items():
         if holder in result.grants:
             grant = result.grants[holder]
@@ -97,8 +99,6 @@ def settle(
 
 def _each(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, Foreign], step: Step) -> None:
     for claim in claims:
-        if claim.holder.key in result.failed:
-            continue
         switch = claim.network.logical_switch
         try:
             result.books = result.books.put(switch, step(claim, result.books[switch], foreign.get(switch, NO_FOREIGN)))
@@ -109,7 +109,8 @@ def _each(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, For
 def _grants(result: Settlement, claims: Sequence[Claim], foreign: Mapping[str, Foreign]) -> None:
     def step(claim: Claim, book: Book, others: Foreign) -> Book:
         grant, before = grants.grant(claim, book, others), book.leases.get(claim.holder)
-        if grant.lease is not None and grant.lease != before:
+        if grant.lease != before:
+            assert grant.lease is not None  # a grant that fails takes nothing away
             book = book.hold(claim.holder, grant.lease)
             if before is not None:
                 left = [str(ip) for ip in before.ips if ip not in grant.lease.ips]
@@ -148,35 +149,35 @@ def _hold_by_row(claim: Claim, book: Book, foreign: Foreign) -> Book:
     if claim.holder in book.leases or row is None:
         return book
     told = [lease for record in claim.records if (lease := _for_us(claim, record)) is not None]
-    if any(set(record.ips) != set(row.ips) for record in told) and not _has_what_is_asked(claim, row):
+    if any(set(record.ips) != set(row.ips) for record in told):
         return book
-    return _hold(claim, row, book, foreign)
+    return _hold(claim, (row.mac,), row, book, foreign)
 
 
 def _hold_by_last_row(claim: Claim, book: Book, foreign: Foreign) -> Book:
     """The row that is there now is older than the one that was seen before it."""
     last = claim.last_row if claim.running or claim.last_row is None else _for_us(claim, claim.last_row)
-    return book if claim.holder in book.leases or last is None else _hold(claim, last, book, foreign)
+    return book if claim.holder in book.leases or last is None else _hold(claim, (last.mac,), last, book, foreign)
 
 
 def _in_turn(claims: Sequence[Claim]) -> tuple[list[Claim], Evidence, list[list[Claim]]]:
     """The claims in their order, but whose row has an address that another's record names goes before that other: he may
     move on by a record of his own. What those rows say. And the rounds: each's record names what the next one's row has,
     and the last one's what the first one's has."""
-    evidence: dict[tuple[str, IPAddress], Holder] = {}
+    evidence: dict[tuple[str, IPAddress | str], Holder] = {}
     for claim in claims:
         row = _standing_row(claim)
-        for ip in row.ips if row is not None else ():
-            evidence.setdefault((claim.network.logical_switch, ip), claim.holder)
+        for each in (*row.ips, row.mac) if row is not None else ():
+            evidence.setdefault((claim.network.logical_switch, each), claim.holder)
     waiting = {claim.holder: claim for claim in claims}
     turns: list[Claim] = []
     rounds: list[list[Claim]] = []
     for claim in claims:
-        path = [claim] if waiting.pop(claim.holder, None) is not None else []
+        path = [waiting.pop(claim.holder)] if claim.holder in waiting else []
         while path:
             tip = path[-1]
             named = [evidence.get((tip.network.logical_switch, ip)) for each in tip.records for ip in each.ips]
-            first = next((waiting.pop(holder) for holder in named if holder is not None and holder in waiting), None)
+            first = next((waiting.pop(holder) for holder in named if holder in waiting), None)
             if first is not None:
                 path.append(first)
                 continue
@@ -202,7 +203,8 @@ def _move_round(result: Settlement, claims: Sequence[Claim], foreign: Mapping[st
                 return
             if evidence.get((switch, ip), claim.holder) not in members:
                 return
-        book = _hold(claim, lease, book, others)
+        macs = (lease.mac,) if evidence.get((switch, lease.mac), claim.holder) in members else ()
+        book = _hold(claim, macs, lease, book, others)
         if claim.holder not in book.leases:
             return
     result.books = result.books.put(switch, book)
@@ -220,13 +222,14 @@ def _hold_by_record(claim: Claim, book: Book, foreign: Foreign, evidence: Eviden
             str(ip) in foreign.ips or grants.sharers(claim, ip, book) or _another_s_row(claim, ip, book, evidence)
             for ip in lease.ips
         ):
-            book = _hold(claim, lease, book, foreign)
+            macs = () if _another_s_row(claim, lease.mac, book, evidence) else (lease.mac,)
+            book = _hold(claim, macs, lease, book, foreign)
     return book
 
 
-def _another_s_row(claim: Claim, ip: IPAddress, book: Book, evidence: Evidence) -> bool:
+def _another_s_row(claim: Claim, address: IPAddress | str, book: Book, evidence: Evidence) -> bool:
     """The row of another who holds nothing yet has it: no record takes it away from him."""
-    holder = evidence.get((claim.network.logical_switch, ip))
+    holder = evidence.get((claim.network.logical_switch, address))
     return holder is not None and holder != claim.holder and holder not in book.leases
 
 
@@ -241,15 +244,15 @@ def _for_us(claim: Claim, lease: Lease) -> Lease | None:
     return replace(lease, ips=ips) if ips else None
 
 
-def _hold(claim: Claim, lease: Lease, book: Book, foreign: Foreign) -> Book:
-    """With this lease, if nobody has one of its addresses; with another MAC, if somebody has that. A running guest's row is
-    evidence for its MAC; a record is none."""
-    if book.conflict(claim.holder, lease.ips, "") is not None:
+def _hold(claim: Claim, macs: Iterable[str], lease: Lease, book: Book, foreign: Foreign) -> Book:
+    """With this lease, if nobody has one of its addresses; with one of these MACs, or another if somebody has those. The
+    row is evidence for its MAC; a record is none."""
+    if book.conflict(claim.holder, lease.ips) is not None:
         return book
-    proven = {row.mac for row in (claim.row, claim.last_row) if row is not None and claim.running}
+    proven = {row.mac for row in (claim.row, claim.last_row) if row is not None}
     mac = next(
         mac
-        for mac in chain((lease.mac,), grants.derived_macs(claim))
+        for mac in chain(macs, grants.derived_macs(claim))
         if (
             book.conflict(claim.holder, (), mac) is None if mac in proven else not grants.mac_user(claim, mac, book, foreign)
         )
@@ -271,9 +274,7 @@ def _go_on_sharing(claim: Claim, book: Book, foreign: Foreign, virtual: Mapping[
     more = {
         pair.ip
         for pair in claim.request.pairs
-        if pair.ip not in known
-        and shares(virtual, switch, pair.ip, claim.holder.port)
-        and grants.pair_refusal(claim, pair, book, foreign) is None
+        if shares(virtual, switch, pair.ip, claim.holder.port) and grants.pair_refusal(claim, pair, book, foreign) is None
     }
     return book.share(claim.holder, known | more)
 
@@ -285,7 +286,6 @@ def _asks(claim: Claim) -> bool:
     return bool(claim.request.ips or claim.request.pool)
 
 
-def _rank(claim: Claim) -> int:
-    if claim.wishes:
-        return 1 if claim.wishes[0].port == claim.holder.port else 2
-    return 3
+def _rank(claim: Claim) -> tuple[bool, bool]:
+    first = next((wish.port for wish in claim.wishes), None)
+    return first is None, first != claim.holder.port

@@ -250,7 +250,8 @@ def last_write_due(timeline: Timeline, port: str) -> float | None:
     needs = [timeline.at(Step.OVER)]
     if timeline.outcome is Outcome.DONE:
         needs += [timeline.at(Step.MOVED), timeline.at(Step.LET_GO, port)]
-    return max((each for each in needs if each is not None), default=None) if None not in needs else None
+    seen = [each for each in needs if each is not None]
+    return max(seen) if len(seen) == len(needs) else None
 
 
 def summary(timeline: Timeline, port: str) -> str:

@@ -85,7 +85,7 @@ class Client:
         self._access = self._load()
 
     def _load(self) -> Access:
-        # Here and not above: its models are 18 MB resident, and `ovnagent plug` (plugger/access.py) does without.
+        # Here and not above: it is 8 MB resident, and `ovnagent plug` (plugger/access.py) does without.
         from kubernetes import client as kubernetes_client
         from kubernetes import config as kubernetes_config
         from kubernetes.client.rest import RESTClientObject, tcp_keepalive_socket_options

@@ -90,6 +90,11 @@ class Kubernetes:
         return all(watcher.synced for watcher in self._watchers)
 
     @property
+    def read(self) -> int:
+        """Objects that lists have brought so far."""
+        return sum(watcher.read for watcher in self._watchers)
+
+    @property
     def stale(self) -> Mapping[str, float]:
         """Kind -> seconds for which it has not been heard of longer than a quiet watch explains."""
         return {watcher.kind.name: watcher.age for watcher in self._watchers if not watcher.kind.optional}

@@ -73,6 +73,8 @@ class Watcher:
         self.kind = kind
         self.synced = False
         """Listed completely at least once."""
+        self.read = 0
+        """Objects that lists have brought so far."""
         self._client = client
         self._store = store
         self._on_error = on_error
@@ -140,6 +142,7 @@ class Watcher:
                 self._last_contact = time.monotonic()
                 for raw in objects:
                     self._collect(raw, listing)
+                self.read += len(objects)
                 del objects  # or it would stay until the next page has come
                 token = meta.token
                 if not token:

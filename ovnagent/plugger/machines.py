@@ -25,7 +25,12 @@ WORKERS = 8
 PAUSES = tenacity.wait_exponential_jitter(multiplier=0.1, max=60, jitter=0.1)
 """Before the same question is asked again."""
 REPORT_SECONDS = 30.0
+NEWS_SECONDS = 0.1
+"""How often answers are told while more are waited for: 500 interfaces take longer to look at than an answer to come."""
 KUBEVIRT = "/apis/kubevirt.io/v1"
+CACHED = "?resourceVersion=0"
+"""The API server answers from its watch cache, at half the cost and none for etcd: good enough for a first answer about a
+launcher's own VM, since who is refused by it is asked about again. Whether others have its name is always asked for anew."""
 
 
 @dataclass(slots=True)
@@ -57,6 +62,10 @@ class Machines:
         self._changed, self._failed = changed, failed
         self._lock = threading.Lock()
         self._questions: dict[str, _Question] = {}
+        self._open = 0
+        """Questions that are being asked."""
+        self._told = 0.0
+        """When (monotonic) an answer was told last."""
         self._workers = ThreadPoolExecutor(WORKERS, "ask")
         self._reported = -REPORT_SECONDS
 
@@ -66,11 +75,16 @@ class Machines:
     def ask(self, pod: Launcher, hurry: bool = False) -> float:
         """Find out about a launcher (again), unless that was done a moment ago. `hurry`: there is a new reason to. The
         seconds after which to ask again, where nothing is being done about it now."""
-        return self._ask(pod.uid, hurry, lambda: self._about(pod))
+        return self._ask(pod.uid, hurry, lambda: self._about(pod, "" if pod.uid in self.known else CACHED))
 
     def ask_whether_gone(self, uid: str, pod: str) -> float:
         """Find out whether a pod (`namespace/name`) that is not among the node's launchers is gone; as `ask`."""
         return self._ask(uid, False, lambda: self._whether_gone(uid, pod))
+
+    @property
+    def asking(self) -> bool:
+        """More answers are to come; some that came may not have been told."""
+        return self._open > 0
 
     def forget_all_but(self, uids: set[str]) -> None:
         """Of which pods something is kept."""
@@ -90,6 +104,7 @@ class Machines:
             if now < question.due:
                 return question.due - now
             question.due = float("inf")
+            self._open += 1
         self._workers.submit(self._answer, uid, question, find_out)
         return float("inf")
 
@@ -102,8 +117,13 @@ class Machines:
         finally:
             with self._lock:
                 question.asked += 1
-                question.due = time.monotonic() + pause_after(question.asked, PAUSES)
-            self._changed()
+                now = time.monotonic()
+                question.due = now + pause_after(question.asked, PAUSES)
+                self._open -= 1
+                if tell := not self._open or now - self._told >= NEWS_SECONDS:
+                    self._told = now
+            if tell:
+                self._changed()
 
     def _report(self, uid: str, error: Exception) -> None:
         now = time.monotonic()
@@ -113,17 +133,17 @@ class Machines:
 
     # -- in a worker's thread
 
-    def _about(self, pod: Launcher) -> None:
-        machine = self._machine(pod.key) if pod.vmi else Machine(None, None)
+    def _about(self, pod: Launcher, query: str) -> None:
+        machine = self._machine(pod.key, query) if pod.vmi else Machine(None, None)
         others = {other for port in granted(machine) for other in rivals(pod.key, port)}
         found = tuple(self._machine(other) for other in sorted(others)) if len(others) <= RIVALS else None
         machine = Machine(machine.vmi, machine.vm, found)
         with self._lock:
             self.known = {**self.known, pod.uid: machine}
 
-    def _machine(self, key: VmKey) -> Machine:
-        vmi = self._get(KUBEVIRT, key.namespace, "virtualmachineinstances", key.name, reduce.instance)
-        vm = self._get(KUBEVIRT, key.namespace, "virtualmachines", key.name, reduce.virtual_machine)
+    def _machine(self, key: VmKey, query: str = "") -> Machine:
+        vmi = self._get(KUBEVIRT, key.namespace, "virtualmachineinstances", key.name, reduce.instance, query)
+        vm = self._get(KUBEVIRT, key.namespace, "virtualmachines", key.name, reduce.virtual_machine, query)
         return Machine(vmi if isinstance(vmi, Instance) else None, vm if isinstance(vm, VirtualMachine) else None)
 
     def _whether_gone(self, uid: str, pod: str) -> None:
@@ -134,9 +154,11 @@ class Machines:
         with self._lock:
             self.gone |= {uid}
 
-    def _get(self, api: str, namespace: str, plural: str, name: str, reduced: Callable[[Any], object]) -> object:
+    def _get(
+        self, api: str, namespace: str, plural: str, name: str, reduced: Callable[[Any], object], query: str = ""
+    ) -> object:
         """The object; None where there is none. Names come from ownerReferences, where a tenant may write anything."""
-        path = f"{api}/namespaces/{quote(namespace, safe='')}/{plural}/{quote(name, safe='')}"
+        path = f"{api}/namespaces/{quote(namespace, safe='')}/{plural}/{quote(name, safe='')}{query}"
         try:
             return reduced(orjson.loads(self._client.request("GET", path)))
         except ApiError as error:

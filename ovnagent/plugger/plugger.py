@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 30.0
 WAIT_SECONDS = 0.05
 """Between two looks whether all is there: a list of no launchers is no news."""
+ANSWERS_SECONDS = 1.0
+"""Between two looks while answers are waited for: not each of them is told."""
 DARK_SECONDS = 5.0
 """An interface that has no name for so long is reported: the agent's record may be on its way until then."""
 REPORT_SECONDS = 300.0
@@ -159,7 +161,7 @@ class Plugger:
             if pod.alive and uid not in known and uid not in settled:
                 pause = min(pause, machines.ask(pod))
         machines.forget_all_but(launchers.keys() | {each.interface.pod_uid for each in decisions})
-        return pause
+        return min(pause, ANSWERS_SECONDS) if machines.asking else pause
 
     # -- what people are told
 

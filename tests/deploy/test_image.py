@@ -42,7 +42,12 @@ spec:
 """
 
 
+SIZE_LIMIT = 250_000_000
+"""Bytes of the agent's image with its base, unpacked."""
+
+
 def test_the_agent_s_image_is_lean() -> None:
+    assert int(engine("image", "inspect", "-f", "{{.Size}}", AGENT_IMAGE)) < SIZE_LIMIT
     assert "ovnagent " in engine("run", "--rm", "--read-only", "--network", "none", AGENT_IMAGE, "--version")
     inside = ("run", "--rm", "--read-only", "--network", "none", "--entrypoint", "sh", AGENT_IMAGE, "-c")
     assert engine(*inside, "id -u").strip() == "65532"

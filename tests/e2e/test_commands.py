@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import yaml
 
 from hack.lab.cluster import RBAC
+from hack.lab.kube import command
 from hack.lab.process import wait_for
 from ovnagent.commands.cli import SETTLE_SECONDS
 from ovnagent.commands.findings import Finding, findings, lasting
@@ -216,6 +219,21 @@ def test_a_right_that_is_missing_is_named(lab: Lab) -> None:
     finally:
         lab.kube.kubectl("replace", "-f", str(RBAC / "rbac.yaml"))
     lab.agent.wait_ready(30)
+
+
+def test_as_a_plugin_of_kubectl(lab: Lab) -> None:
+    """kubectl finds it on PATH, and asks it what completes a word."""
+    path = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def kubectl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        words = (*command("kubectl"), *arguments)
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=path)
+
+    done = kubectl("ovnagent", "check", "--config", str(lab.agent.config))
+    assert (done.returncode, done.stderr) == (0, "everything is as it should be\n")
+    assert kubectl("ovnagent", "why", "--help").stdout.startswith("usage: kubectl ovnagent why")
+    assert kubectl("__complete", "ovnagent", "wh").stdout.split() == ["why", ":4"]
+    assert kubectl("__complete", "ovnagent", "why", "-o", "").stdout.split() == ["text", "json", ":4"]
 
 
 def test_a_reader_that_goes_away_is_no_error(lab: Lab) -> None:

@@ -2,186 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import yaml
 
-from hack.lab.cluster import REPOSITORY, Cluster
+from hack.lab.cluster import REPOSITORY
 from hack.lab.cni import Pod
-from hack.lab.kubevirt import KubeVirt
-from hack.lab.process import run, running, wait_for
+from hack.lab.process import run, wait_for
+from tests.e2e.plugging import Lab, inside, labels, owner, plug_lab
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.one_process]
 USER = "system:serviceaccount:ovnagent-plug:ovnagent-plug"
-NETWORKS: list[dict[str, object]] = [
-    {"name": "pods", "logicalSwitch": "ovn-default", "podNetwork": True, "subnets": [{"cidr": "10.16.0.0/16"}]},
-    {"name": "blue", "nads": ["d/c", "default/blue"], "subnets": [{"cidr": "10.17.0.0/16"}]},
-]
-BLUE = "pod" + hashlib.sha256(b"blue").hexdigest()[:11]
-OBJECTS = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: b}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: d}
----
-apiVersion: k8s.cni.cncf.io/v1
-kind: NetworkAttachmentDefinition
-metadata: {name: c, namespace: d}
-spec: {config: '{"cniVersion":"0.4.0","type":"ovs","bridge":"br-int"}'}
----
-apiVersion: k8s.cni.cncf.io/v1
-kind: NetworkAttachmentDefinition
-metadata: {name: blue, namespace: default}
-spec: {config: '{"cniVersion":"0.4.0","type":"ovs","bridge":"br-int"}'}
-"""
-
-
-@dataclass(frozen=True)
-class Row:
-    """An interface of br-int that ovs-cni attached."""
-
-    name: str
-    pod: str
-    inside: str
-    ids: dict[str, str]
-
-    @property
-    def iface_id(self) -> str:
-        return self.ids.get("iface-id", "")
-
-
-class Lab:
-    def __init__(self, cluster: Cluster, kubevirt: KubeVirt) -> None:
-        self.cluster, self.kubevirt = cluster, kubevirt
-        self.ovn, self.kube, self.plugs = cluster.ovn, cluster.kube, kubevirt.plugs
-        self.pods: list[Pod] = []
-
-    def run(self, name: str, namespace: str = "default", nics: str = "default", wait: bool = True) -> str:
-        """Apply a VM, and wait until it runs; the node."""
-        interfaces = [{"name": each.partition("=")[0], "bridge": {}} for each in nics.split(",")]
-        networks: list[dict[str, object]] = []
-        for each in nics.split(","):
-            nic, _, nad = each.partition("=")
-            networks.append({"name": nic, "multus": {"networkName": nad}} if nad else {"name": nic, "pod": {}})
-        keys = {"kubevirt.io/allow-pod-bridge-network-live-migration": "true"}
-        spec = {"domain": {"devices": {"interfaces": interfaces}, "memory": {"guest": "64Mi"}}, "networks": networks}
-        vm = {
-            "apiVersion": "kubevirt.io/v1",
-            "kind": "VirtualMachine",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {"runStrategy": "Always", "template": {"metadata": {"annotations": keys}, "spec": spec}},
-        }
-        self.kube.apply(yaml.safe_dump(vm))
-        if not wait:
-            return ""
-        self.kubevirt.wait_running(namespace, name)
-        return self.node(name, namespace)
-
-    def node(self, name: str, namespace: str = "default") -> str:
-        vmi = self.kubevirt.vmi(namespace, name)
-        assert vmi is not None
-        return str(vmi["status"]["nodeName"])
-
-    def rows(self, node: str) -> list[Row]:
-        """What ovs-cni has attached there."""
-        vsctl = self.ovn.on(node).vsctl
-        ports = json.loads(vsctl("--format=json", "--columns=name,external_ids", "list", "Port"))["data"]
-        interfaces = json.loads(vsctl("--format=json", "--columns=name,external_ids", "list", "Interface"))["data"]
-        of = {name: dict(ids[1]) for name, ids in interfaces}
-        found = []
-        for name, ids in ports:
-            keys = dict(ids[1])
-            if "contPodUid" in keys and name in of:  # the two lists are of two moments
-                found.append(Row(name, keys["contPodUid"], keys["contIface"], of[name]))
-        return found
-
-    def row(self, pod_uid: str, node: str, inside: str = "eth0") -> Row | None:
-        return next((each for each in self.rows(node) if (each.pod, each.inside) == (pod_uid, inside)), None)
-
-    def iface_ids(self, node: str) -> list[str]:
-        return sorted(each.iface_id for each in self.rows(node))
-
-    def plugged(self, node: str, *ports: str, seconds: float = 10) -> None:
-        wait_for(lambda: self.iface_ids(node) == sorted(ports), seconds, f"{ports} on {node}: {self.rows(node)}")
-
-    def bound(self, port: str, node: str, seconds: float = 10) -> None:
-        """Wait until OVN has bound a port there."""
-        chassis = self.ovn.sbctl("--bare", "--columns=_uuid", "find", "Chassis", f"name={self.ovn.on(node).name}").strip()
-        columns = ("--bare", "--columns=chassis,up", "find", "Port_Binding", f'logical_port="{port}"')
-        wait_for(lambda: self.ovn.sbctl(*columns).split() == [chassis, "true"], seconds, f"{port} bound on {node}")
-
-    def launcher(self, name: str, namespace: str = "default") -> str:
-        """UID of the newest launcher; empty while there is none."""
-        if self.kubevirt.vmi(namespace, name) is None:
-            return ""
-        return next((str(pod["metadata"]["uid"]) for pod in reversed(self.kubevirt.launchers(namespace, name))), "")
-
-    def restart(self, name: str) -> None:
-        """Restart a VM, and wait until it runs anew."""
-        first = self.launcher(name)
-        self.kubevirt.restart_vm("default", name)
-        wait_for(lambda: self.launcher(name) not in ("", first), 30, "restarted")
-        self.kubevirt.wait_running("default", name)
-
-    def fake(self, name: str, node: str, namespace: str, labels: dict[str, str], owner: dict[str, object]) -> str:
-        """A pod that somebody made, attached by ovs-cni as every pod is; its UID."""
-        meta = {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": [owner]}
-        spec = {"nodeName": node, "containers": [{"name": "main", "image": "none"}]}
-        self.kube.apply(yaml.safe_dump({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}))
-        uid = str(self.kube.get("pod", name, "-n", namespace)["metadata"]["uid"])  # type: ignore[index]
-        self.attach(node, namespace, name, uid)
-        return uid
-
-    def attach(self, node: str, namespace: str, name: str, uid: str, inside: str = "eth0", port: str = "") -> None:
-        netns = f"{self.ovn.name}-x{len(self.pods)}"
-        pod = Pod(self.ovn.on(node), netns, namespace, name, uid)
-        pod.make()
-        self.pods.append(pod)
-        pod.add(inside, port=port)
-
-    def dark(self, node: str, uid: str, words: str, inside: str = "eth0") -> None:
-        """An interface has no name, and plug says why."""
-        log = self.plugs.on(node).log
-        wait_for(lambda: any(words in line for line in log.read_text().splitlines()), 20, f"{log} says {words!r}")
-        assert [each.iface_id for each in self.rows(node) if (each.pod, each.inside) == (uid, inside)] == [""]
-
-    def events(self, namespace: str = "default") -> str:
-        return self.kube.kubectl("get", "events", "-n", namespace, "--field-selector", "reason=InterfaceNotPlugged")
-
-    def clear(self) -> None:
-        if running(self.cluster.agents[0].pidfile) is None:
-            self.cluster.agents[0].start()
-        self.kubevirt._context.dead.clear()
-        for namespace in ("default", "b", "d"):
-            self.kube.kubectl("delete", "vm", "--all", "-n", namespace, "--wait=false")
-        for pod in self.pods:
-            run("ip", "netns", "del", pod.netns)
-        self.kube.kubectl("delete", "pods", "-A", "-l", "fake=yes", "--force", "--grace-period=0")
-        for pod in self.pods:
-            for row in self.rows(pod.chassis.node):
-                if row.pod == pod._uid:
-                    pod.chassis.vsctl("del-port", "br-int", row.name)
-        self.pods.clear()
-        wait_for(lambda: not self.ovn.nbctl("--bare", "--columns=name", "find", "Logical_Switch_Port",
-                                            "external_ids:ovnagent-cluster=lab").strip(), 40, "no ports")  # fmt: skip
-        wait_for(lambda: not any(self.rows(each.node) for each in self.ovn.chassis), 20, "nothing attached")
+BLUE = inside("blue")
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Lab]:
-    with Cluster("plug", audit=True) as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt:
-        cluster.kube.apply(OBJECTS)
-        cluster.agent(NETWORKS).start()
-        yield Lab(cluster, kubevirt)
+    with plug_lab("plug") as lab:
+        yield lab
 
 
 @pytest.fixture
@@ -189,11 +32,6 @@ def lab(made: Lab) -> Iterator[Lab]:
     yield made
     made.kubevirt.uncordon("node1", "node2", "node3")
     made.clear()
-
-
-def only(lab: Lab, *nodes: str) -> None:
-    """New launchers go nowhere else."""
-    lab.kubevirt.cordon(*{"node1", "node2", "node3"} - set(nodes))
 
 
 # ---- what should work -----------------------------------------------------------------------------------------------
@@ -227,7 +65,7 @@ def test_migration_there_and_back(lab: Lab) -> None:
 
 
 def test_plug_away_before_during_and_after(lab: Lab) -> None:
-    only(lab, "node1")
+    lab.only("node1")
     plug = lab.plugs.on("node1")
     plug.kill()
     lab.run("web", nics="default,blue=blue")  # attached while nobody plugs
@@ -250,7 +88,7 @@ def test_plug_away_before_during_and_after(lab: Lab) -> None:
 
 
 def test_ovs_restarts(lab: Lab) -> None:
-    only(lab, "node1")
+    lab.only("node1")
     lab.run("web")
     chassis = lab.ovn.on("node1")
     lab.ovn.stop_controller(chassis)
@@ -266,7 +104,7 @@ def test_ovs_restarts(lab: Lab) -> None:
 
 
 def test_a_node_dies_and_comes_back_with_what_it_had_plugged(lab: Lab) -> None:
-    only(lab, "node1", "node2")
+    lab.only("node1", "node2")
     node = lab.run("web")
     lab.plugged(node, "web.default")
     lab.plugs.on(node).kill()
@@ -288,7 +126,7 @@ def test_a_node_dies_and_comes_back_with_what_it_had_plugged(lab: Lab) -> None:
 
 
 def test_a_foreign_iface_id_and_a_foreign_bridge_are_left_alone(lab: Lab) -> None:
-    only(lab, "node1")
+    lab.only("node1")
     plug, chassis = lab.plugs.on("node1"), lab.ovn.on("node1")
     plug.kill()
     lab.run("web", nics="default,blue=blue")
@@ -316,16 +154,8 @@ def test_a_foreign_iface_id_and_a_foreign_bridge_are_left_alone(lab: Lab) -> Non
 # ---- what tenants try, without the admission policies ---------------------------------------------------------------
 
 
-def owner(name: str, uid: str) -> dict[str, object]:
-    return {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": name, "uid": uid, "controller": True}
-
-
-def labels(uid: str) -> dict[str, str]:
-    return {"kubevirt.io": "virt-launcher", "kubevirt.io/created-by": uid, "fake": "yes"}
-
-
 def test_a_pod_that_looks_like_a_launcher(lab: Lab) -> None:
-    only(lab, "node1")
+    lab.only("node1")
     lab.run("web", nics="default,blue=blue")
     lab.plugged("node1", "web.default", "web.default.blue.default")
     lab.kubevirt._context.dead.update({"node1", "node2"})  # or the kubelet would start guests in them
@@ -349,20 +179,70 @@ def test_a_pod_that_looks_like_a_launcher(lab: Lab) -> None:
     wait_for(lambda: "after.default" in lab.iface_ids("node1"), 10, "others get their ports")
 
 
-def grant(lab: Lab, namespace: str, name: str, ports: dict[str, str]) -> None:
-    """Write a record for a VM, as anybody may who may edit it."""
-    uid = lab.kube.get("vm", name, "-n", namespace)["metadata"]["uid"]  # type: ignore[index]
-    entries = {
-        port: {"interface": interface, "network": "pods", "ips": ["10.16.9.9"], "mac": "0a:58:00:00:00:09"}
-        for interface, port in ports.items()
+def test_a_pod_of_a_vm_that_has_ended(lab: Lab) -> None:
+    """The record still stands on the VM; the pod names no owner (the garbage collector would take it), but carries the label
+    and the annotation of the launcher that was."""
+    lab.only("node1")
+    lab.run("web")
+    vmi = str(lab.kubevirt.vmi("default", "web")["metadata"]["uid"])  # type: ignore[index]
+    lab.kubevirt.stop_vm("default", "web")
+    wait_for(lambda: lab.kubevirt.vmi("default", "web") is None, 30, "stopped")
+    lab.kubevirt._context.dead.add("node1")
+    late = lab.fake("late", "node1", "default", labels(vmi), None, annotations={"kubevirt.io/domain": "web"})
+    lab.dark("node1", late, "says that it is of VMI default/web, which does not exist")
+    lab.kubevirt._context.dead.clear()
+    lab.kubevirt.start_vm("default", "web")
+    lab.kubevirt.wait_running("default", "web")
+    wait_for(lambda: "web.default" in lab.iface_ids("node1"), 10, "the VM gets its port at its next start")
+    assert [each.iface_id for each in lab.rows("node1") if each.pod == late] == [""], "and the pod does not"
+
+
+def test_a_vmi_without_a_vm(lab: Lab) -> None:
+    """The record is on the VMI, under its own UID; its interface on a NAD could have the name of a VM's port."""
+    lab.only("node1")
+    spec = {
+        "domain": {"devices": {"interfaces": [{"name": "blue", "bridge": {}}]}, "memory": {"guest": "64Mi"}},
+        "networks": [{"name": "blue", "multus": {"networkName": "d/c"}}],
     }
-    text = json.dumps({"vm": f"{namespace}/{name}", "uid": uid, "ports": entries})
-    lab.kube.kubectl("annotate", "--overwrite", "vm", name, "-n", namespace, f"ovnagent.io/record={text}")
+    vmi = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "spec": spec}
+    lab.kube.apply(yaml.safe_dump(vmi | {"metadata": {"name": "alone", "namespace": "b"}}))
+    lab.kubevirt.wait_running("b", "alone")
+    lab.plugged("node1", "alone.b.c.d")
+    lab.run("alone.b.c", "d", wait=False)  # the agent refuses the second one
+    wait_for(lambda: len(lab.rows("node1")) == 2, 40, "attached")
+    second = lab.launcher("alone.b.c", "d")
+    lab.dark("node1", second, "has granted no port to interface default of VM d/alone.b.c")
+    lab.cluster.agents[0].kill()
+    lab.grant("d", "alone.b.c", {"default": "alone.b.c.d"})
+    lab.dark("node1", second, "is also on the record of VM b/alone")
+
+
+def test_launchers_that_are_huge(lab: Lab) -> None:
+    """26 pods of 1 MB with a launcher's label: a list of them is longer than an answer may be."""
+    lab.only("node1")
+    lab.kubevirt._context.dead.add("node2")
+    env = [{"name": "X", "value": "x" * 1_000_000}]
+    spec = {"nodeName": "node2", "containers": [{"name": "main", "image": "none", "env": env}]}
+    for number in range(26):
+        meta = {"name": f"huge-{number}", "namespace": "b", "labels": labels("made-up")}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+        lab.kube.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+    plug = lab.plugs.on("node2")
+    plug.kill()
+    plug.start()
+    lab.kubevirt._context.dead.clear()
+    lab.kubevirt.uncordon("node2")
+    lab.kubevirt.cordon("node1")
+    lab.run("web")
+    lab.plugged("node2", "web.default")
+    status = Path(f"/proc/{plug.pid}/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) // 1024
+    assert peak < 128, f"{peak} MB: the DaemonSet's limit"
 
 
 def test_a_name_that_two_vms_could_have(lab: Lab) -> None:
     """`a.b.c` on the pod network of d, and `a` of b on NAD d/c: the agent refuses the second, and it stays dark."""
-    only(lab, "node1")
+    lab.only("node1")
     lab.run("a.b.c", "d")
     lab.plugged("node1", "a.b.c.d")
     lab.run("a", "b", nics="default,blue=d/c", wait=False)
@@ -370,23 +250,23 @@ def test_a_name_that_two_vms_could_have(lab: Lab) -> None:
     second = lab.launcher("a", "b")
     lab.dark("node1", second, "has granted no port to interface blue of VM b/a", BLUE)
     lab.cluster.agents[0].kill()  # it would write the record anew
-    grant(lab, "b", "a", {"default": "a.b", "blue": "a.b.c.d"})  # he grants it to himself
+    lab.grant("b", "a", {"default": "a.b", "blue": "a.b.c.d"})  # he grants it to himself
     lab.dark("node1", second, "is also on the record of VM d/a.b.c", BLUE)
     lab.kubevirt.stop_vm("d", "a.b.c")  # also while the first is stopped, and its port is bound nowhere
     wait_for(lambda: lab.kubevirt.vmi("d", "a.b.c") is None, 30, "stopped")
-    grant(lab, "b", "a", {"default": "a.b", "blue": "a.b.c.d"})
+    lab.grant("b", "a", {"default": "a.b", "blue": "a.b.c.d"})
     lab.plugs.on("node1").kill()
     lab.plugs.on("node1").start()
     lab.dark("node1", second, "is also on the record of VM d/a.b.c", BLUE)
 
 
 def test_a_record_that_he_wrote_himself(lab: Lab) -> None:
-    only(lab, "node1")
+    lab.only("node1")
     lab.run("victim")
     lab.cluster.agents[0].kill()  # the agent would write it anew
     lab.run("mine", "b", wait=False)
     wait_for(lambda: len(lab.rows("node1")) == 2, 40, "attached")
-    grant(lab, "b", "mine", {"default": "victim.default"})
+    lab.grant("b", "mine", {"default": "victim.default"})
     lab.dark("node1", lab.launcher("mine", "b"), "has granted no port to interface default of VM b/mine")
     lab.cluster.agents[0].start()
     wait_for(lambda: "mine.b" in lab.iface_ids("node1"), 30, "and with the agent's own record it gets its own port")
@@ -428,7 +308,7 @@ def test_it_needs_what_it_may_and_may_what_it_needs(lab: Lab) -> None:
 
 def test_the_agent_and_the_api_server_away(lab: Lab) -> None:
     """The last one: an API server that starts refuses everybody for a moment, and the audit log would be full of it."""
-    only(lab, "node1", "node2")
+    lab.only("node1", "node2")
     node = lab.run("web", nics="default,blue=blue")
     lab.plugged(node, "web.default", "web.default.blue.default")
     agent = lab.cluster.agents[0]

@@ -195,10 +195,19 @@ class World:
         with self.history.changed:
             for vm in (*vms, *self.residents):
                 self.check_innocent(vm)
-            rows = list(self.history.rows.values())
+        rows, flows = wait_for(self.rows_and_flows, PATIENCE, "no row changes while northd follows")
         check_unique(rows)
         assert self.foreign_rows() == self.foreign
-        self.check_flows(rows)
+        self.check_flows(rows, flows)
+
+    def rows_and_flows(self) -> tuple[list[Row], list[Flow]] | None:
+        """Those that belong together: a hostile VM may still be served while this looks. None where a row has changed."""
+        with self.history.changed:
+            rows = list(self.history.rows.values())
+        self.ovn.nb.nbctl("--wait=sb", "sync")
+        flows = self.ovn.flows()
+        with self.history.changed:
+            return (rows, flows) if rows == list(self.history.rows.values()) else None
 
     def check_agent(self) -> None:
         assert running(self.agent.pidfile), self.agent.log.read_text()[-3000:]
@@ -242,9 +251,9 @@ class World:
                     found[uuid] = {key: value for key, value in row.items() if key not in BY_NORTHD}
         return found
 
-    def check_flows(self, rows: list[Row]) -> None:
+    def check_flows(self, rows: list[Row], flows: list[Flow]) -> None:
         """The logical flows are such as friendly VMs have, answer for no address but the rows', and quote nothing else."""
-        flows = [flow for flow in self.ovn.flows() if flow not in self.planted]
+        flows = [flow for flow in flows if flow not in self.planted]
         strange = [flow for flow in flows if flow.shape not in self.shapes]
         assert not strange, strange[0]
         assert "probe" in {row["name"] for row in rows}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-import urllib.parse
-import urllib.request
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
+from hack.bench import dashboard
 from hack.lab.cluster import Cluster
-from hack.lab.kube import free_ports
 from hack.lab.kubevirt import KubeVirt
-from hack.lab.process import start, stop, wait_for
+from hack.lab.process import wait_for
+from hack.lab.prometheus import Prometheus
 from tests.e2e.conftest import manifest
 from tests.monitoring.test_rules import DASHBOARD, RULES
 
@@ -27,57 +24,12 @@ QUERIES = [
 ]
 
 
-class Prometheus:
-    """A Prometheus that scrapes these addresses once a second."""
-
-    def __init__(self, directory: Path, *targets: str) -> None:
-        directory.mkdir()
-        self.pidfile = directory / "prometheus.pid"
-        self._port = free_ports(1)[0]
-        (directory / "rules.yaml").write_text(yaml.safe_dump(RULES["spec"]))
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(directory / "rules.yaml")],
-            "scrape_configs": [{"job_name": "ovnagent", "static_configs": [{"targets": list(targets)}]}],
-        }
-        (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-        start(
-            [
-                "prometheus",
-                f"--config.file={directory}/prometheus.yml",
-                f"--storage.tsdb.path={directory}/data",
-                f"--web.listen-address=127.0.0.1:{self._port}",
-            ],
-            directory / "prometheus.log",
-            self.pidfile,
-        )
-
-    def get(self, path: str, **arguments: str) -> Any:
-        """What its HTTP API answers."""
-        url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(arguments)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return json.load(answer)["data"]
-
-    def ask(self, query: str) -> list[float]:
-        """The values that a query has now."""
-        query = query.replace("$job", "ovnagent").replace("$__rate_interval", "1m")
-        return [float(each["value"][1]) for each in self.get("query", query=query)["result"]]
-
-    def value(self, query: str) -> float:
-        """The only value of a query; NaN where there is none, or Prometheus does not answer yet."""
-        try:
-            found = self.ask(query)
-        except OSError:
-            return math.nan
-        return found[0] if len(found) == 1 else math.nan
-
-
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     with Cluster("watch") as cluster, KubeVirt(cluster.kube, cluster.ovn, guests="fake") as kubevirt:
         agents = cluster.replicas().start()
         addresses = [f"127.0.0.1:{agent.port}" for agent in agents.agents]
-        found = Prometheus(tmp_path_factory.mktemp("watching") / "prometheus", *addresses)
+        found = Prometheus(tmp_path_factory.mktemp("watching") / "prometheus", RULES["spec"], *addresses)
         try:
             wait_for(lambda: found.value("sum(up)") == 2, 30, "both agents are scraped")
             cluster.kube.apply(
@@ -96,7 +48,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             wait_for(lambda: found.value(counted) > 0, 20, "the migration is counted")
             yield found
         finally:
-            stop(found.pidfile)
+            found.stop()
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -104,6 +56,14 @@ def test_every_query_has_data(prometheus: Prometheus, query: str) -> None:
     values = prometheus.ask(query)
     assert values
     assert not any(map(math.isnan, values)), values
+
+
+def test_the_dashboard_can_be_drawn(prometheus: Prometheus, tmp_path: Path) -> None:
+    """docs/images/dashboard.svg is made so."""
+    now = time.time()
+    dashboard.draw(tmp_path / "dashboard.svg", prometheus, now - 20, now)
+    drawn = (tmp_path / "dashboard.svg").read_text()
+    assert [panel["title"] for panel in DASHBOARD["panels"] if f">{panel['title']}<" not in drawn] == []
 
 
 def test_what_happened_is_seen(prometheus: Prometheus) -> None:

@@ -84,7 +84,7 @@ def test_of_two_rows_the_one_of_the_port_s_name_counts() -> None:
     found, _ = attachments(machine, facts, (), Rules(desk.networks, {}, {}))
 
     def claimed(*rows: PresentPort) -> tuple[str, list[str]]:
-        (claim,) = claims(machine, facts, locate(facts), rows, found, desk.networks.switches)
+        (claim,) = claims(machine, facts, locate(facts), rows, found, desk.networks.switches, {})
         return str(claim.row.ips[0]) if claim.row else "", [str(wish.ips[0]) for wish in claim.wishes]
 
     for rows in ((named, other), (other, named)):
@@ -94,7 +94,15 @@ def test_of_two_rows_the_one_of_the_port_s_name_counts() -> None:
     assert claimed(row("web.default", "10.16.0.7", "second")) == ("10.16.0.7", [])
     assert claimed(row("web.default", "10.16.0.7", switch="elsewhere")) == ("", [])
     assert claimed(row("web.default", "10.16.0.8", uid="older"), other) == ("10.16.0.6", ["10.16.0.8"])
-    assert claimed(replace(named, port=replace(named.port, addresses=()))) == ("", [])
+    for uid in ("uid-web", "older"):
+        mangled = replace(row("web.default", "", uid=uid).port, addresses=())
+        assert claimed(replace(named, port=mangled)) == ("", [])
+        assert claimed(replace(named, port=mangled), other) == ("10.16.0.6", [])
+    # another VM's record is a wish, whatever UID somebody wrote into it, and comes after what was of this name
+    for uid in ("uid-web", "uid-other"):
+        machine = replace(machine, records=(record_text("other", uid, "10.16.0.9"),))
+        assert claimed(other) == ("10.16.0.6", ["10.16.0.9"])
+        assert claimed(row("web.default", "10.16.0.8", uid="older")) == ("", ["10.16.0.8", "10.16.0.9"])
 
 
 def status(mac: str, *more: tuple[str, str]) -> dict[str, str]:

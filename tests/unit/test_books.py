@@ -58,8 +58,8 @@ def check(book: Book) -> None:
 def test_a_lease_is_held_by_one_and_leaves_nothing_behind() -> None:
     book = NO_BOOK.hold(ONE, lease(ONE, "0a:00:00:00:00:01", "10.16.0.5", "fd00::5"))
     check(book)
-    assert book.conflict(OTHER, ips("10.16.0.5"), "") == ONE
-    assert book.conflict(OTHER, ips("10.16.0.9", "fd00::5"), "") == ONE
+    assert book.conflict(OTHER, ips("10.16.0.5")) == ONE
+    assert book.conflict(OTHER, ips("10.16.0.9", "fd00::5")) == ONE
     assert book.conflict(OTHER, (), "0a:00:00:00:00:01") == ONE
     assert book.conflict(OTHER, ips("10.16.0.6"), "0a:00:00:00:00:02") is None
     assert book.conflict(ONE, ips("10.16.0.5"), "0a:00:00:00:00:01") is None

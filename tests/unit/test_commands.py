@@ -156,6 +156,16 @@ def test_why_a_guest_is_not_bound_as_far_as_that_can_be_seen_from_here(desk: Des
     assert why in found(desk)["unbound"].message
 
 
+def test_why_ovnagent_plug_would_leave_an_interface_alone(desk: Desk) -> None:
+    """By the rule that it uses itself: here the record that grants the port is not on the VM."""
+    desk.bindings.pop("web.default")
+    attached = {"k8s.v1.cni.cncf.io/network-status": '[{"name":"ovn","interface":"eth0","default":true}]'}
+    desk.feed("MODIFIED", "pods", pod_object("virt-launcher-web", "web", "node1", annotations=attached))
+    assert "whether ovnagent-plug runs on that node" in found(desk)["unbound"].message
+    desk.feed("MODIFIED", "virtualmachines", vm_object("web", annotations=WEB))
+    assert "the agent has granted no port to interface default of VM default/web" in found(desk)["unbound"].message
+
+
 def test_a_guest_that_does_not_run_yet_need_not_be_bound(desk: Desk) -> None:
     desk.bindings.clear()
     desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", node="node1", phase="Scheduled", annotations=WEB))
@@ -249,4 +259,5 @@ def test_a_configuration_that_cannot_be_used_is_wrong_usage(command: str, tmp_pa
 def test_the_default_configuration_is_the_environments(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("OVNAGENT_CONFIG", "/nowhere/at/all.yaml")
     assert cli.main(["check"]) == 2
-    assert "/nowhere/at/all.yaml" in capsys.readouterr().err
+    said = "/nowhere/at/all.yaml: there is no such file; name the configuration with --config or OVNAGENT_CONFIG\n"
+    assert capsys.readouterr().err == said

@@ -63,7 +63,7 @@ def texts(spans: free.Spans, version: int = 4) -> list[str]:
 def test_what_a_subnet_has_to_give(given: Subnet, expected: list[str]) -> None:
     assert texts(allocatable(given)) == expected
     assert sum(last - first + 1 for first, last in allocatable(given)) == given.size
-    everything = [str(each) for each in given.cidr if given.refuse(each) is None]
+    everything = [str(each) for each in given.cidr if not given.refuse(each)]
     assert [str(each) for each in free_addresses(allocatable(given), 4, 0)] == everything
 
 
@@ -99,6 +99,8 @@ def test_once_around_from_a_start_that_follows_from_the_seed() -> None:
                                      [21, 10, 11, 12, 20], [10, 11, 12, 20, 21]]):  # fmt: skip
         assert [int(each) for each in free_addresses(spans, 4, seed)] == expected
     assert list(free_addresses((), 4, 7)) == []
+    full = NONE_TAKEN.set((4, 0), FULL)
+    assert next(free_addresses(((0, 5000),), 4, 0, full), None) == ip("0.0.4.0")
     assert [int(each) for each in free_addresses(((1022, 1025),), 4, 0, NONE_TAKEN)] == [1022, 1023, 1024, 1025]
     assert {type(each) for each in free_addresses(((1, 2),), 6, 0)} == {ipaddress.IPv6Address}
 

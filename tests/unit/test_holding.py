@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ovnagent.core.networks import Network, Networks
+from ovnagent.core.ports import PresentPort
 from ovnagent.core.virtual_ports import virtual_ports
 from ovnagent.core.vm import VmKey
 from tests.desk import Desk, foreign, network, pod_object, record_text, vm_object, vmi_object
@@ -67,7 +68,8 @@ def test_a_network_that_loses_a_subnet_costs_nobody_the_other_address(lost_rows:
     assert len(ips(desk, "web")) == 2
 
 
-def test_a_guest_that_runs_keeps_the_address_of_a_subnet_that_is_gone_until_it_stops() -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_guest_that_runs_keeps_the_address_of_a_subnet_that_is_gone_until_it_stops(restarted: bool) -> None:
     desk = Desk(DUAL)
     feed(desk, "web", ip_address="10.16.0.50,fd00::50")
     desk.look()
@@ -79,7 +81,8 @@ def test_a_guest_that_runs_keeps_the_address_of_a_subnet_that_is_gone_until_it_s
         desk.look()
         assert ips(desk, "web") == ("10.16.0.50", "fd00::50")
         assert desk.says("web") == []
-        desk.forget()
+        if restarted:
+            desk.forget()
     stop(desk, "web")
     desk.look()
     assert ips(desk, "web") == ("10.16.0.50",)
@@ -151,7 +154,9 @@ def test_a_request_that_fails_in_one_family_changes_nothing_in_the_other() -> No
         ({"created": "2026-01-01T00:00:00Z"}, {"created": "2026-01-02T00:00:00Z"}, "a"),
         ({"created": "2026-01-03T00:00:00Z"}, {"created": "2026-01-02T00:00:00Z"}, "b"),
         ({}, {}, "a"),
-        ({}, {"runs": True, "created": "2027-01-01T00:00:00Z"}, "b"),
+        ({}, {"stage": "runs", "created": "2027-01-01T00:00:00Z"}, "b"),
+        ({}, {"stage": "starts", "created": "2027-01-01T00:00:00Z"}, "b"),
+        ({}, {"stage": "shuts down", "created": "2027-01-01T00:00:00Z"}, "b"),
     ],
 )
 @pytest.mark.parametrize("by", ["request", "record", "share"])
@@ -160,7 +165,7 @@ def test_of_two_who_ask_at_once_the_one_that_runs_then_the_older(
 ) -> None:
     desk = Desk()
     for name, given in (("a", dict(first)), ("b", dict(second))):
-        runs = given.pop("runs", False)
+        stage = given.pop("stage", "")
         if by == "request":
             given |= {"ip_address": "10.16.0.50"}
         elif by == "record":
@@ -168,8 +173,14 @@ def test_of_two_who_ask_at_once_the_one_that_runs_then_the_older(
         else:
             given |= {"allowed_address_pairs": "0a:00:00:00:00:50 10.16.0.50", "mac_address": "0a:00:00:00:00:50"}
         feed(desk, name, **given)
-        if runs:
+        if stage:
             start(desk, name, **{key: value for key, value in given.items() if key not in ("record", "created")})
+        if stage == "starts":
+            desk.feed("DELETED", "pods", pod_object(f"{name}-1", name))
+            annotations = ask(**{key: value for key, value in given.items() if key not in ("record", "created")})
+            desk.feed("MODIFIED", "virtualmachineinstances", vmi_object(name, phase="Pending", annotations=annotations))
+        if stage == "shuts down":
+            desk.feed("DELETED", "virtualmachineinstances", vmi_object(name))
     desk.look()
     (port,) = [name for name in desk.rows if name != f"{winner}.default"] or [""]
     loser = "b" if winner == "a" else "a"
@@ -188,7 +199,7 @@ def test_a_pool_is_where_an_address_comes_from_and_what_is_held_in_it_stays() ->
     held = ips(desk, "web")
     assert held[0] in ("10.16.0.50", "10.16.0.51")
     assert held[1] == "fd00::50"
-    feed(desk, "web", ip_pool="10.16.0.40..10.16.0.60")
+    feed(desk, "web", ip_pool="10.16.0.40..10.16.0.60,10.16.0.70,fd00::50,fd00::60")
     desk.look()
     assert ips(desk, "web") == held
     feed(desk, "web", ip_pool="10.16.0.52")
@@ -266,23 +277,21 @@ def test_a_wish_of_the_same_name_goes_before_one_of_another() -> None:
     feed(desk, "clone", record=record, created="2020-01-01T00:00:00Z")
     restored = vm_object("origin", "restored", record=record, created="2026-06-01T00:00:00Z")
     desk.feed("ADDED", "virtualmachines", restored)
-    feed(desk, "aaa", created="2019-01-01T00:00:00Z", ip_pool="10.16.0.50..10.16.0.51")
     desk.look()
-    # A pool is a request, and goes before; then there is no free choice: the wish is granted only where it can be.
-    assert ips(desk, "aaa")[0] in ("10.16.0.50", "10.16.0.51")
-    if ips(desk, "aaa") == ("10.16.0.51",):
-        assert ips(desk, "origin") == ("10.16.0.50",)
+    assert ips(desk, "origin") == ("10.16.0.50",)
     assert ips(desk, "clone") != ("10.16.0.50",)
 
 
-def test_a_wish_goes_before_a_free_choice() -> None:
+@pytest.mark.parametrize("of", ["web", "another"])
+@pytest.mark.parametrize("ip", [f"10.16.0.{number}" for number in range(2, 7)])
+def test_a_wish_goes_before_a_free_choice(ip: str, of: str) -> None:
     desk = Desk(network("10.16.0.0/29"))
-    for name in ("p", "q", "r"):
+    for name in ("p", "q", "r", "s"):  # with these the subnet is full
         feed(desk, name, created="2020-01-01T00:00:00Z")
-    wish = record_text("web", "old", "10.16.0.5", "0a:00:00:00:00:05")
+    wish = record_text(of, "old", ip, "0a:00:00:00:00:05")
     feed(desk, "web", record=wish)
     desk.look()
-    assert ips(desk, "web") == ("10.16.0.5",)
+    assert ips(desk, "web") == (ip,)
     assert desk.port("web.default").mac == "0a:00:00:00:00:05"
 
 
@@ -433,6 +442,57 @@ def test_what_is_disputed_is_told_with_the_way_out_and_given_when_it_is_free() -
     assert desk.problems[VmKey("default", "web")][0].waits_for == ("10.16.0.50",)
 
 
+def test_of_a_record_only_what_another_has_is_disputed_and_only_what_the_network_has_to_give() -> None:
+    desk = Desk(network("10.16.0.0/16", "fd00::/64", reserved=(("10.16.0.60", "10.16.0.60"),)))
+    feed(desk, "holder", ip_address="fd00::50")
+    desk.look()
+    for ip in ("10.16.0.50", "10.16.0.60"):
+        feed(desk, "web", record=record_text("web", "uid-web", f"{ip},fd00::50"))
+        desk.look()
+        assert [said for said in desk.says("web") if said.startswith("AddressConflict")] == [
+            "AddressConflict: fd00::50 on record for this VM is held by VM default/holder; delete that, or ask for another "
+            "address with an ip_address annotation"
+        ]
+    # A guest that runs has kept the reserved one: no dispute about that.
+    start(desk, "keeper")
+    row = desk.rows["holder.default"]
+    kept = replace(row.port, name="keeper.default", addresses=("0a:00:00:00:00:60 10.16.0.60",))
+    ids = dict(row.port.external_ids) | {"ovnagent-vm": "default/keeper", "ovnagent-vm-uid": "uid-keeper"}
+    desk.rows["keeper.default"] = PresentPort("k", replace(kept, external_ids=tuple(sorted(ids.items()))))
+    feed(desk, "web", record=record_text("web", "uid-web", "10.16.0.60"))
+    desk.look()
+    assert "10.16.0.60" in ips(desk, "keeper")
+    assert "10.16.0.60" not in ips(desk, "web")
+    assert [said.partition(":")[0] for said in desk.says("web")] == ["AddressRefused"]
+    desk.look()  # it has a row now, and its record is written anew
+    assert desk.says("web") == []
+
+
+def test_of_two_rows_with_one_address_the_older_vm_s_counts_and_the_other_is_told() -> None:
+    """The database was restored over a living cluster."""
+    desk = Desk()
+    feed(desk, "a", ip_address="10.16.0.50")
+    feed(desk, "b", ip_address="10.16.0.51", created="2026-02-01T00:00:00Z")
+    desk.look()
+    row = desk.rows["b.default"]
+    desk.rows["b.default"] = replace(row, port=replace(row.port, addresses=("0a:00:00:00:00:0b 10.16.0.50",)))
+    for name in ("a", "b"):
+        feed(desk, name, created="2026-01-01T00:00:00Z" if name == "a" else "2026-02-01T00:00:00Z")
+    desk.forget()
+    desk.look()
+    assert ips(desk, "a") == ("10.16.0.50",)
+    assert desk.says("b")[0].startswith("AddressConflict: 10.16.0.50 on record for this VM is held by VM default/a;")
+
+
+def test_a_request_that_cannot_be_read_is_judged_no_further() -> None:
+    desk = Desk(network("10.16.0.0/30"))
+    feed(desk, "a")
+    desk.look()
+    feed(desk, "b", ip_address="nonsense")
+    desk.look()
+    assert [said.partition(":")[0] for said in desk.says("b")] == ["InvalidRequest"]
+
+
 def test_a_request_ends_a_dispute() -> None:
     desk = Desk()
     feed(desk, "holder", ip_address="10.16.0.50")
@@ -520,6 +580,36 @@ def test_a_reported_mac_that_another_vm_has_is_not_believed() -> None:
     assert desk.says("evil") == []
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_mac_that_somebody_else_has_by_now_is_left_at_the_next_start(restarted: bool) -> None:
+    desk = Desk()
+    feed(desk, "web")
+    start(desk, "web")
+    desk.look()
+    mac = desk.port("web.default").mac
+    desk.foreign["ovn-default"] = foreign({}, {mac: "port theirs"})
+    if restarted:
+        desk.forget()
+    desk.look()
+    assert (desk.port("web.default").mac, desk.says("web")) == (mac, [])
+    stop(desk, "web")
+    desk.look()
+    assert desk.port("web.default").mac != mac
+
+
+def test_a_mac_asked_for_that_another_has_is_told_once_also_where_the_guest_runs_with_it() -> None:
+    desk = Desk()
+    feed(desk, "victim", mac_address="0a:00:00:00:00:01")
+    desk.look()
+    feed(desk, "web", mac_address="0a:00:00:00:00:01")
+    start(desk, "web", macs={"default": "0a:00:00:00:00:01"}, mac_address="0a:00:00:00:00:01")
+    desk.look()
+    assert desk.says("web") == [
+        "MACConflict: ovn.kubernetes.io/mac_address has the MAC 0a:00:00:00:00:01, which VM default/victim has on this "
+        "switch; choose another"
+    ]
+
+
 def test_who_leaves_a_mac_leaves_it_to_who_waits_for_it() -> None:
     desk = Desk()
     feed(desk, "a", mac_address="0a:00:00:00:00:01")
@@ -546,6 +636,27 @@ def test_who_shares_is_on_the_virtual_port() -> None:
     assert (port.type, port.switch, port.addresses) == ("virtual", "ovn-default", ())
     assert port.options == (("virtual-ip", "fd00::50"), ("virtual-parents", "a.default,b.default"))
     assert port.external_ids == (("ovnagent-cluster", "lab"), ("ovnagent-options", "virtual-ip,virtual-parents"))
+
+
+def test_who_shares_an_address_no_more_leaves_it_to_who_waits_for_it() -> None:
+    desk = Desk()
+    feed(desk, "web", allowed_address_pairs="10.16.0.50")
+    desk.look()
+    feed(desk, "other", ip_address="10.16.0.50")
+    desk.look()
+    assert "other.default" not in desk.rows
+    feed(desk, "web")
+    desk.look(VmKey("default", "web"))
+    assert ips(desk, "other") == ("10.16.0.50",)
+
+
+def test_an_address_that_only_the_vm_itself_shares_may_become_its_own() -> None:
+    desk = Desk()
+    feed(desk, "web", allowed_address_pairs="10.16.0.50")
+    desk.look()
+    feed(desk, "web", allowed_address_pairs="10.16.0.50", ip_address="10.16.0.50")
+    desk.look()
+    assert (ips(desk, "web"), desk.says("web")) == (("10.16.0.50",), [])
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -304,6 +304,7 @@ def test_a_row_is_a_lease() -> None:
     first = lease_of(replace(PORT.port, addresses=("0a:00:00:00:00:01 10.16.0.6 10.16.0.5",)))
     assert first is not None
     assert list(map(str, first.ips)) == ["10.16.0.6"]
+    assert lease_of(replace(PORT.port, addresses=("0a:00:00:00:00:01",))) is None
     assert holder_of(PORT, KEY) == (KEY, "u1", "web.default")
 
 

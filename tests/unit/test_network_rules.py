@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ovnagent.core import limits
 from ovnagent.core.dhcp import server_mac
 from ovnagent.core.networks import Namespaces, Network, Networks
 from ovnagent.core.vm import VmKey
@@ -205,6 +206,26 @@ def test_an_address_is_shared_within_a_namespace_unless_the_network_says_otherwi
     change(desk, shared_addresses="network")
     desk.look()
     assert desk.virtual["10.16.0.50.ovn-default"].port.option("virtual-parents") == "a.one,b.one,evil.two"
+
+
+def test_so_many_may_share_an_address_and_who_comes_later_waits() -> None:
+    desk = Desk()
+    names = [f"vm{number:02}" for number in range(limits.SHARERS)]
+    for name in names:
+        sharing(desk, name, "one")
+    desk.look()
+    sharing(desk, "first", "one", created="2020-01-01T00:00:00Z")
+    told = f"AddressConflict: {OVN}/allowed_address_pairs asks for 10.16.0.50, which 64 ports share already, the "
+    told += "most that may"
+    for _ in range(2):
+        desk.look()
+        assert desk.says("first", "one") == [told]
+        assert desk.port("first.one").ips
+        assert desk.says("vm00", "one") == []
+        desk.forget()
+    sharing(desk, "vm07", "one", ip="10.16.0.51")
+    desk.look()
+    assert "first.one" in desk.virtual["10.16.0.50.ovn-default"].port.option("virtual-parents").split(",")
 
 
 @pytest.mark.parametrize(

@@ -330,14 +330,18 @@ def test_in_one_batch_the_one_that_runs_goes_before_an_older_one(running_one: in
     check_twins(desk, ("d/a.b.c", "b/a")[running_one], ("d/a.b.c", "b/a")[1 - running_one])
 
 
-def test_a_name_that_is_somebody_else_s_is_left_alone_and_the_way_out_is_told() -> None:
+@pytest.mark.parametrize(
+    ("whose", "said"),
+    [("router port edge-web", "router port edge-web"), ("logical switch port web.default", "somebody else")],
+)
+def test_a_name_that_is_somebody_else_s_is_left_alone_and_the_way_out_is_told(whose: str, said: str) -> None:
     desk = Desk()
-    desk.names["web.default"] = "logical switch other"
+    desk.names["web.default"] = whose
     feed(desk, "web")
     desk.look()
     assert desk.rows == {}
     assert desk.says("web") == [
-        "PortRefused: logical switch port web.default exists already and belongs to logical switch other; it is left alone. "
+        f"PortRefused: logical switch port web.default exists already and belongs to {said}; it is left alone. "
         "Delete it (ovn-nbctl lsp-del) or rename the VM"
     ]
     (problem,) = desk.problems[VmKey("default", "web")]
@@ -504,6 +508,23 @@ def test_a_port_that_goes_is_told() -> None:
     desk.feed("DELETED", "virtualmachines", vm_object("web"))
     (result,) = desk.look()
     assert result.freed == ("10.16.0.50", mac, "pods", "port web.default")
+
+
+def test_what_becomes_free_is_told_and_nothing_else() -> None:
+    desk = Desk(network("10.16.0.0/16", "fd00::/64"))
+    ips, mac = f"{OVN}/ip_address", f"{OVN}/mac_address"
+    desk.feed("ADDED", "virtualmachines", vm_object("web", annotations={ips: "10.16.0.50,fd00::50"}))
+    desk.look()
+    first = desk.port("web.default").mac
+    for asked, freed in (
+        ({ips: "10.16.0.51,fd00::50"}, ("10.16.0.50", "pods")),
+        ({ips: "10.16.0.51,fd00::50", mac: "0a:00:00:00:00:01"}, (first,)),
+        ({ips: "10.16.0.51,fd00::51", mac: "0a:00:00:00:00:02"}, ("fd00::50", "pods", "0a:00:00:00:00:01")),
+        ({}, ()),
+    ):
+        desk.feed("MODIFIED", "virtualmachines", vm_object("web", annotations=asked))
+        (result,) = desk.look()
+        assert result.freed == freed
 
 
 def test_a_network_under_another_name_changes_nobody_s_address() -> None:

@@ -86,6 +86,7 @@ class Api:
 
     def request(self, method: str, path: str) -> bytes:
         self.asked[path] += 1
+        path = path.partition("?")[0]
         if self.away:
             raise ApiError(503, method, path, "away")
         if path not in self.objects:
@@ -122,6 +123,31 @@ def test_questions_have_pauses_that_grow() -> None:
     machines.stop()
 
 
+def test_many_answers_are_told_together_and_none_is_forgotten() -> None:
+    """A full node's first look has hundreds of questions, and what is known is looked at anew each time one is told."""
+    api, told = Api(), threading.Semaphore(0)
+    calls: list[int] = []
+
+    def changed() -> None:
+        calls.append(len(machines.known))
+        told.release()
+
+    machines = Machines(api, changed, lambda _: None)  # type: ignore[arg-type]
+    pods = [reduce.launcher(pod_object(f"p{number}", f"vm{number}", "node1")) for number in range(300)]
+    for pod in pods:
+        machines.ask(pod)
+    assert machines.asking
+    while not calls or calls[-1] < len(pods):
+        assert told.acquire(timeout=10), "the last answer was told of"
+    assert not machines.asking
+    assert len(calls) < len(pods) / 4
+    machines.ask(pods[0], hurry=True)
+    while told.acquire(timeout=10) and machines.asking:
+        pass
+    assert len(calls) < len(pods) / 4
+    machines.stop()
+
+
 def test_what_is_in_an_owner_s_name_stays_a_name() -> None:
     api, news = Api(), threading.Event()
     machines = Machines(api, news.set, lambda _: None)  # type: ignore[arg-type]
@@ -133,6 +159,22 @@ def test_what_is_in_an_owner_s_name_stays_a_name() -> None:
     wait(news)
     assert machines.known[pod.uid] == Machine(None, None, ()), "without a name one would ask for a list"
     assert len(api.asked) == 1
+    machines.stop()
+
+
+def test_the_first_answer_may_be_from_the_cache_and_a_further_one_is_not() -> None:
+    api, news = Api(), threading.Event()
+    machines = Machines(api, news.set, lambda _: None)  # type: ignore[arg-type]
+    pod = reduce.launcher(pod_object("p", "web", "node1"))
+    for cached in (True, False):
+        api.asked.clear()
+        machines.ask(pod, hurry=True)
+        wait(news)
+        assert {path.endswith("?resourceVersion=0") for path in api.asked} == {cached}
+    api.asked.clear()
+    machines.ask_whether_gone("other", "default/p")
+    wait(news)
+    assert list(api.asked) == ["/api/v1/namespaces/default/pods/p"], "what is taken away is never taken on an old answer"
     machines.stop()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -88,6 +89,169 @@ def test_a_whole_object_has_nothing_to_complain_of(function: Callable[[object], 
         ]
         assert records.parse(fact.record) is not None
         assert len(fact.annotations) == len(ASKED)
+
+
+NICS = (
+    vm.Interface("default", "bridge", mac="02:00:00:00:00:01"),
+    vm.Interface("b", "managedtap", state="up", nad="default/net", primary=True),
+)
+ATTACHED = (("eth0", "cbr0", "0a:00:00:00:00:01"), ("pod123", "default/net", "0a:00:00:00:00:02"))
+SORTED = tuple(sorted(ASKED.items()))
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, vm.VirtualMachine("default", "web", "uid-web", "2026-01-01T00:00:00Z", True, SORTED, NICS, "web", RECORD)),
+        (1, vm.Instance("default", "web", "vmi-web", "2026-01-01T00:00:01Z", False, "uid-web", "Running", "node1", SORTED,
+                        NICS, "", RECORD, vm.MigrationState("m1", "node1", "node2", True, False),
+                        (("default", "02:00:00:00:00:01"),))),
+        (2, vm.Launcher("default", "p", "pod-p", "2026-01-01T00:00:02Z", False, "web", "vmi-web", "node2", "Running", "m1",
+                        False, ATTACHED)),
+        (3, vm.Migration("default", "m1", "m1", "2026-01-01T00:01:00Z", False, "web", "Running")),
+        (4, vm.Node("x", "chassis1")),
+        (6, vm.NetworkAttachmentDefinition("default", "x", "pods")),
+    ],
+)  # fmt: skip
+def test_every_field_of_a_fact(number: int, expected: vm.Fact) -> None:
+    function, obj = whole()[number]
+    assert function(obj) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "value", "field", "expected"),
+    [
+        (1, ("spec", "hostname"), "web", "hostname", "web"),
+        (1, ("metadata", "deletionTimestamp"), "2026-01-01T00:00:00Z", "deleting", True),
+        (1, ("status", "migrationState", "migrationUid"), "", "migration", None),
+        # KubeVirt's owner alone counts, whatever its version
+        (1, ("metadata", "ownerReferences", 0, "apiVersion"), "kubevirt.io/v9", "vm_uid", "uid-web"),
+        (1, ("metadata", "ownerReferences", 0, "apiVersion"), "kubevirt.iox/v1", "vm_uid", ""),
+        (1, ("metadata", "ownerReferences", 0, "kind"), "VirtualMachinePool", "vm_uid", ""),
+        # a launcher's VMI: its owner, else the annotation; its UID: the label, else the owner
+        (2, ("metadata", "annotations", "kubevirt.io/domain"), "other", "vmi", "web"),
+        (2, ("metadata", "ownerReferences"), [], "vmi", "web"),
+        (2, ("metadata", "ownerReferences"), [], "vmi_uid", "vmi-web"),
+        (2, ("metadata", "labels", "kubevirt.io/created-by"), "v9", "vmi_uid", "v9"),
+        (2, ("metadata", "labels", "kubevirt.io/created-by"), None, "vmi_uid", "vmi-web"),
+        (2, ("metadata", "annotations", "kubevirt.io/ephemeral-provisioning"), "", "ephemeral", True),
+        # network-status: the pod network's interface is eth0, whatever it is called; one without a name is none
+        (2, ("metadata", "annotations", "k8s.v1.cni.cncf.io/network-status"), STATUS.replace('"eth0"', '"ens3"'), "attached",
+         ATTACHED),
+        (2, ("metadata", "annotations", "k8s.v1.cni.cncf.io/network-status"), STATUS.replace('"pod123"', '""'), "attached",
+         ATTACHED[:1]),
+    ],
+)  # fmt: skip
+def test_where_a_field_comes_from(number: int, path: tuple[Any, ...], value: object, field: str, expected: object) -> None:
+    function, obj = whole()[number]
+    *above, last = path
+    functools.reduce(lambda inner, key: inner[key], above, obj)[last] = value  # type: ignore[arg-type, return-value]
+    fact = function(obj)
+    assert getattr(fact, field) == expected
+    assert fact.complaints == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("entry", "binding"),
+    [
+        ({"bridge": {}}, "bridge"),
+        ({"masquerade": {}}, "masquerade"),
+        ({"passtBinding": {}}, "passt"),
+        ({"passt": {}}, "passt"),
+        ({"sriov": {}}, "sriov"),
+        ({"binding": {"name": "managedtap"}}, "managedtap"),
+        ({}, "bridge"),
+    ],
+)
+def test_an_interface_s_binding(entry: dict[str, object], binding: str) -> None:
+    (nic,) = reduce.virtual_machine(vm_object("web", interfaces=[{"name": "default", **entry}])).interfaces
+    assert nic == vm.Interface("default", binding)
+
+
+def test_an_interface_is_known_by_its_network() -> None:
+    nics = [{"name": name, "bridge": {}} for name in ("a", "b", "c", "d", "a")]
+    networks = [
+        {"name": "a", "multus": {"networkName": "demo/net"}},
+        {"name": "b", "multus": {"networkName": "", "default": True}},
+        {"name": "c", "pod": {}},
+        {"name": "d", "multus": {"networkName": "net", "default": False}},
+    ]
+    found = reduce.virtual_machine(vm_object("web", interfaces=nics, networks=networks)).interfaces
+    assert [(nic.name, nic.nad, nic.primary) for nic in found] == [
+        ("a", "demo/net", False),
+        ("c", "", False),
+        ("d", "default/net", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "counts"),
+    [
+        ("ovn.kubernetes.io/ip_address", True),
+        ("ovn.kubernetes.io/ip_address.x", True),
+        ("ovn.kubernetes.io/colour", False),
+        ("net.demo.ovn.kubernetes.io/ip_pool", True),
+        ("net.demo.kubernetes.io/ip_pool.b", True),
+        ("net.demo.kubernetes.io/ip_pool." + "b" * (limits.PORT - 31), True),
+        ("net.demo.kubernetes.io/ip_pool." + "b" * (limits.PORT - 30), False),
+        ("demo.kubernetes.io/ip_pool", False),
+        ("kubernetes.io/ip_pool", False),
+        ("a.b.xkubernetes.io/ip_pool", False),
+        ("network.kubevirt.io/addresses", True),
+        ("network.kubevirt.io/ip_pool", False),
+    ],
+)
+def test_which_annotations_ask_for_something(key: str, counts: bool) -> None:
+    assert bool(reduce.virtual_machine(vm_object("web", annotations={key: "x"})).annotations) is counts
+
+
+def test_as_many_as_the_limits_say() -> None:
+    def annotated(count: int, size: int) -> vm.VirtualMachine:
+        asked = {f"n{n:03}.demo.kubernetes.io/ip_pool": "x" * size for n in range(count)}
+        return reduce.virtual_machine(vm_object("web", annotations=asked))
+
+    assert (len(annotated(limits.ANNOTATIONS, 1).annotations), annotated(limits.ANNOTATIONS, 1).complaints) == (512, ())
+    assert len(annotated(limits.ANNOTATIONS + 1, 1).annotations) == limits.ANNOTATIONS
+    assert annotated(513, 1).complaints == ("annotations: 513 of them ask for something; the first 512 by name are read",)
+    assert [value is None for _, value in annotated(1, limits.ANNOTATION).annotations] == [False]
+    assert [value is None for _, value in annotated(9, limits.ANNOTATION).annotations] == [False] * 8 + [True]
+    nics = [{"name": f"nic{n}", "bridge": {}} for n in range(limits.INTERFACES + 1)]
+    networks = [{"name": nic["name"], "multus": {"networkName": f"net{n}"}} for n, nic in enumerate(nics)]
+    full = reduce.virtual_machine(vm_object("web", interfaces=nics[1:], networks=networks))
+    assert (len(full.interfaces), full.complaints) == (limits.INTERFACES, ())
+
+    def attached(count: int) -> vm.Launcher:
+        status = json.dumps([{"interface": f"net{n}", "name": "x"} for n in range(count)])
+        return reduce.launcher(pod_object("p", "web", annotations={"k8s.v1.cni.cncf.io/network-status": status}))
+
+    assert len(attached(limits.ATTACHED).attached) == limits.ATTACHED
+    assert (attached(limits.ATTACHED + 1).attached, len(attached(limits.ATTACHED + 1).complaints)) == ((), 1)
+
+
+@pytest.mark.parametrize(("odd", "more"), [(limits.COMPLAINTS, ""), (limits.COMPLAINTS + 3, "and 3 more like these")])
+def test_of_many_complaints_the_last_says_how_many_more_there_are(odd: int, more: str) -> None:
+    nics = [{"name": f"nic{n}", "bridge": {}, "state": "sideways"} for n in range(odd)]
+    networks = [{"name": nic["name"], "pod": {}} for nic in nics]
+    told = reduce.virtual_machine(vm_object("web", interfaces=nics, networks=networks)).complaints
+    assert len(told) == limits.COMPLAINTS + bool(more)
+    assert told[0] == "state of interface nic0: 'sideways' is none of absent, down, up"
+    assert (told[-1] == more) is bool(more)
+
+
+def test_an_object_without_a_name_says_what_it_lacks() -> None:
+    with pytest.raises(reduce.UnreadableError, match=r"^it has not all of metadata.namespace, metadata.name$"):
+        reduce.network_attachment_definition({"metadata": {}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [("team", "a", True), ("team", "", True), ("team", 5, False), ("team", "a b", False), ("te am", "a", False)],
+)
+def test_a_label_that_is_none_is_left_out(key: str, value: object, kept: bool) -> None:
+    found = reduce.namespace({"metadata": {"name": "x", "labels": {key: value, "z": "z", "a": "a"}}}).labels
+    assert ((key, value) in found) is kept
+    assert list(found) == sorted(found)
+    assert len(found) == 2 + kept
 
 
 @pytest.mark.parametrize(("function", "obj"), whole())

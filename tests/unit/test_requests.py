@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
+from ovnagent.core import limits
+from ovnagent.core.networks import AddressRange
 from ovnagent.core.reduce import virtual_machine
-from ovnagent.core.requests import Request, read
+from ovnagent.core.requests import Pair, Request, read
 from ovnagent.core.values import parse_mac
 from ovnagent.core.vm import Interface
 from tests.desk import vm_object
@@ -131,7 +135,17 @@ def test_many_long_annotations_are_not_guessed_at() -> None:
     assert kept.count(None) == 30 - 65_536 // 7200
 
 
-@pytest.mark.parametrize(("value", "bits"), [("100", 100_000_000), ("0.5", 500_000), (" 0.064\n", 64_000), ("0", 0)])
+@pytest.mark.parametrize(
+    ("value", "bits"),
+    [
+        ("100", 100_000_000),
+        ("0.5", 500_000),
+        (" 0.064\n", 64_000),
+        ("0", 0),
+        ("1.234", 1_234_000),
+        ("999999.999", 999_999_999_000),
+    ],
+)
 def test_rates(value: str, bits: int) -> None:
     assert asked(POD, {"ovn.kubernetes.io/egress_rate": value}).egress_rate == bits
 
@@ -172,3 +186,109 @@ def test_an_annotation_goes_before_mac_address_and_the_difference_is_said() -> N
     )
     assert request.mac == "02:00:00:00:00:02"
     assert "set macAddress to 02:00:00:00:00:02" in request.warnings[0]
+
+
+def test_every_field_of_a_request() -> None:
+    key = "ovn.kubernetes.io/"
+    given = {
+        "ip_address": "10.16.0.15,fd00::15",
+        "ip_pool": "10.16.0.10..10.16.0.20; fd00::15",
+        "mac_address": "0A:00:00:00:00:01",
+        "logical_switch": "tenant",
+        "port_security": " FALSE ",
+        "dhcp-v4-options": "mtu=1400",
+        "dhcp-v6-options": "dns_server=fd00::5",
+        "allowed_address_pairs": "10.16.0.50, 00:00:5e:00:01:0a 10.16.0.51,10.16.0.50",
+        "egress_rate": "100",
+        "ingress_rate": "100",
+    }
+    request = asked(POD, {f"{key}{name}": value for name, value in given.items()})
+    (warning,) = request.warnings
+    assert warning.startswith(f"{key}ingress_rate has no effect: ")
+    assert request == Request(
+        ips=(ip_address("10.16.0.15"), ip_address("fd00::15")),
+        ips_key=f"{key}ip_address",
+        pool=(
+            AddressRange(ip_address("10.16.0.10"), ip_address("10.16.0.20")),
+            AddressRange(ip_address("fd00::15"), ip_address("fd00::15")),
+        ),
+        pool_key=f"{key}ip_pool",
+        mac="0a:00:00:00:00:01",
+        mac_key=f"{key}mac_address",
+        network="tenant",
+        network_key=f"{key}logical_switch",
+        port_security=False,
+        dhcpv4_options=(("mtu", "1400"),),
+        dhcpv6_options=(("dns_server", "fd00::5"),),
+        pairs=(Pair(ip_address("10.16.0.50"), ""), Pair(ip_address("10.16.0.51"), "00:00:5e:00:01:0a")),
+        pairs_key=f"{key}allowed_address_pairs",
+        egress_rate=100_000_000,
+        warnings=(warning,),
+    )
+    assert asked(POD, {f"{key}port_security": "true"}).port_security is True
+    assert asked(POD, {}) == Request()
+
+
+def test_as_many_ranges_and_pairs_as_the_limits_say() -> None:
+    key = "ovn.kubernetes.io/"
+    many = {
+        f"{key}ip_pool": ",".join(f"10.16.0.{n}" for n in range(limits.POOL_RANGES)),
+        f"{key}allowed_address_pairs": ",".join(f"10.16.1.{n}" for n in range(limits.ADDRESS_PAIRS)),
+    }
+    request = asked(POD, many)
+    assert (len(request.pool), len(request.pairs), request.errors) == (limits.POOL_RANGES, limits.ADDRESS_PAIRS, ())
+
+
+@pytest.mark.parametrize(
+    ("mac", "annotation", "expected", "key", "said"),
+    [
+        ("02:00:00:00:00:01", None, "02:00:00:00:00:01", "macAddress of interface default", ""),
+        ("02:00:00:00:00:01", "", "02:00:00:00:00:01", "macAddress of interface default", ""),
+        ("02-00-00-00-00-01", "02:00:00:00:00:01", "02:00:00:00:00:01", "ovn.kubernetes.io/mac_address", ""),
+        ("zz", None, "", "", "macAddress of interface default: 'zz' is no MAC address"),
+        ("zz", "02:00:00:00:00:01", "02:00:00:00:00:01", "ovn.kubernetes.io/mac_address", ""),
+        ("", "02:00:00:00:00:01", "02:00:00:00:00:01", "ovn.kubernetes.io/mac_address", ""),
+    ],
+)
+def test_whose_mac_it_is(mac: str, annotation: str | None, expected: str, key: str, said: str) -> None:
+    annotations = {} if annotation is None else {"ovn.kubernetes.io/mac_address": annotation}
+    request = asked(Interface("default", "bridge", mac=mac), dict(annotations))
+    assert (request.mac, request.mac_key, request.warnings) == (expected, key, ())
+    assert "".join(request.errors).startswith(said)
+    assert bool(request.errors) is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ({"ovn": "10.1.0.5", "plain": "10.1.0.5"}, "10.1.0.5"),
+        ({"plain": "10.1.0.5", "ovn.tenant": "10.1.0.6"}, "10.1.0.6"),
+        ({"ovn": "", "plain.tenant": "10.1.0.5"}, "10.1.0.5"),
+        ({"plain.other": "10.1.0.5"}, ""),
+    ],
+)
+def test_names_of_one_key(annotations: dict[str, str], expected: str) -> None:
+    domains = {"ovn": "net.demo.ovn.kubernetes.io", "plain": "net.demo.kubernetes.io"}
+    given = {}
+    for name, value in annotations.items():
+        domain, _, interface = name.partition(".")
+        given[f"{domains[domain]}/ip_address" + (f".{interface}" if interface else "")] = value
+    assert ips(asked(TENANT, dict(given))) == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "expected", "key"),
+    [
+        ('{"default": []}', None, [], ""),
+        ('{"other": ["10.16.0.7"]}', "10.16.0.8", ["10.16.0.8"], "ovn.kubernetes.io/ip_address"),
+        ('{"default": ["fd00::7", "10.16.0.7"]}', "10.16.0.7,fd00::7", ["10.16.0.7", "fd00::7"],
+         "ovn.kubernetes.io/ip_address"),
+        ('{"default": ["10.16.0.7"]}', None, ["10.16.0.7"], "network.kubevirt.io/addresses"),
+    ],
+)  # fmt: skip
+def test_the_ecosystem_s_key_beside_ours(value: str, annotation: str | None, expected: list[str], key: str) -> None:
+    annotations = {"network.kubevirt.io/addresses": value}
+    if annotation:
+        annotations["ovn.kubernetes.io/ip_address"] = annotation
+    request = asked(POD, dict(annotations))
+    assert (ips(request), request.ips_key) == (expected, key)

@@ -11,6 +11,7 @@ import pytest
 from ovnagent.core import dhcp_options, limits, values
 
 FULLWIDTH, ARABIC = "\uff11\uff10.16.0.5", "\u0661\u0660.16.0.5"
+LONG = ".".join(["a" * 63] * 3)
 NBSP, LINE = "\xa0", "\u2028"
 
 
@@ -88,18 +89,20 @@ def test_what_is_no_mac(text: str) -> None:
     [
         (values.parse_name, ["web", "web.example.com", "0", "a" * 253],
          ["", "Web", "a..b", "-a", "a-", "a_b", "a/b", "a b", "a\n", "\u0430", "a" * 254]),
-        (values.parse_label, ["web", "0"], ["", "a.b", "a" * 64, "a\n", '"', "a\x00b"]),
-        (values.parse_domain, ["vm.example", "x"], ["", "a..b", "a" * 64, "vm example", 'vm"', "vm,example"]),
+        (values.parse_label, ["web", "0", "a" * 63], ["", "a.b", "a" * 64, "a\n", '"', "a\x00b"]),
+        (values.parse_domain, ["vm.example", "x", "a" * 63], ["", "a..b", "a" * 64, "vm example", 'vm"', "vm,example"]),
         (values.parse_namespaced, ["demo/net", "demo/a.b"], ["demo", "a.b/c", "a/b/c", "/b", "a/"]),
         (values.parse_uid, ["c8d0-1", "UID"], ["", "a b", "a.b", "a" * 65, "\uff11"]),
-        (values.parse_phase, ["Running", "WaitingForSync"], ["", "Run ning", "R\u0443nning", "a" * 64]),
+        (values.parse_uid, ["a" * 64], []),
+        (values.parse_domain, [f"{LONG}.{'a' * 61}"], [f"{LONG}.{'a' * 62}", "\u0130"]),
+        (values.parse_phase, ["Running", "WaitingForSync", "a" * 63], ["", "Run ning", "R\u0443nning", "a" * 64]),
         (values.parse_time, ["2026-01-01T00:00:00Z"], ["", "2026", "2026-01-01T00:00:00Z\n", "\u0662026-01-01T00:00:00Z"]),
-        (values.parse_interface, ["default", "Net_1-a"], ["", "a.b", "a/b", "a b", "a,b", "a\n"]),
-        (values.parse_device, ["eth0", "pode9da86d351c"], ["", "a" * 16, "a/b", "a b"]),
-        (values.parse_token, ["managedtap", "demo/net", "cbr0"], ["", "a b", "a\n", "a,b"]),
-        (values.parse_chassis, ["node1", "b5d2-...", "a=b"], ["", "a,b", "a b", "\u0430", "a\x00", "a" * 254]),
-        (values.parse_title, ["ovn-default", "vlan 7", "Büro", "x'y"],
-         ["", 'x"y', "x\\y", "a\nb", "a\x00", f"a{LINE}b", f"a{NBSP}b", "\ud800"]),
+        (values.parse_interface, ["default", "Net_1-a", "a" * 253], ["a" * 254, "", "a.b", "a/b", "a b", "a,b", "a\n"]),
+        (values.parse_device, ["eth0", "pode9da86d351c", "a" * 15], ["", "a" * 16, "a/b", "a b"]),
+        (values.parse_token, ["managedtap", "demo/net", "cbr0", "a" * 506], ["a" * 507, "", "a b", "a\n", "a,b"]),
+        (values.parse_chassis, ["node1", "b5d2-...", "a=b", "a" * 253], ["", "a,b", "a b", "\u0430", "a\x00", "a" * 254]),
+        (values.parse_title, ["ovn-default", "vlan 7", "Büro", "x'y", "a" * 253],
+         ["a" * 254, "", 'x"y', "x\\y", "a\nb", "a\x00", f"a{LINE}b", f"a{NBSP}b", "\ud800"]),
     ],
 )  # fmt: skip
 def test_names(parse: Callable[[str], str], good: list[str], bad: list[str]) -> None:
@@ -108,6 +111,23 @@ def test_names(parse: Callable[[str], str], good: list[str], bad: list[str]) -> 
         with pytest.raises(ValueError, match=r"is no ") as caught:
             parse(text)
         assert str(caught.value).isprintable()
+
+
+def test_the_bounds_belong_to_what_they_bound() -> None:
+    assert [values.parse_number(text, 0, 255) for text in ("0", " 255\n", "007")] == [0, 255, 7]
+    assert values.parse_json("7" * 10, 10) == 7_777_777_777
+    values.check_length("x" * 10, 10)
+    values.check_count(10, 10, "ranges")
+    for check in (lambda: values.check_length("x" * 11, 10), lambda: values.check_count(11, 10, "ranges")):
+        with pytest.raises(ValueError, match="at most 10"):
+            check()
+    assert values.shown("x" * 60) == repr("x" * 60)
+    assert values.shown("x" * 61) == repr("x" * 60 + "...")
+    assert values.parse_mac("  0A:00:00:00:00:01\n") == "0a:00:00:00:00:01"
+    assert values.parse_domain(" VM.Example ") == "vm.example"
+    assert str(values.parse_range("10.16.0.5 .. 10.16.0.9")) == "10.16.0.5..10.16.0.9"
+    assert str(values.parse_range("fd00::5")) == "fd00::5"
+    assert str(values.parse_range("10.16.0.5..10.16.0.5")) == "10.16.0.5"
 
 
 @pytest.mark.parametrize("text", ["", "-1", "+1", "1.0", "1e3", "1_000", "\u0661", "nan", "256", "9" * 5000, "0x10"])

@@ -106,9 +106,13 @@ class Handler:
             objects.set_phase(new, "Running")
             new["status"] |= {"machine": {"type": objects.MACHINE}, "selinuxContext": "none"}
             known = {entry["name"]: entry for entry in new["status"].get("interfaces") or ()}
+            absent = {each["name"] for each, _ in objects.interfaces_of(new) if each.get("state") == "absent"}
             for each in sandbox.attachments:
                 entry = known.setdefault(each.name, {"name": each.name})
                 secondary = "multus-status" in entry.get("infoSource", "")
+                if each.name in absent:  # the guest gives the card back; the pod keeps its interface
+                    entry["infoSource"] = "multus-status"
+                    continue
                 entry |= {
                     "infoSource": "domain, multus-status" if secondary else "domain",
                     "linkState": "up",
@@ -117,7 +121,9 @@ class Handler:
                     "podInterfaceName": each.inside,
                 }
                 set_address(entry, pod)
-            new["status"]["interfaces"] = list(known.values())
+            # virt-controller has taken the source away where Multus reports the interface no more: nobody has it then.
+            left = [each for each in known.values() if each["name"] not in absent or each.get("infoSource")]
+            new["status"]["interfaces"] = left
 
         self._api.update(VMIS, vmi, change, node=sandbox.node)
 

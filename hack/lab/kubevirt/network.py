@@ -56,7 +56,7 @@ class Network:
                 Attachment(
                     name=interface["name"],
                     inside=inside,
-                    network=nad or DEFAULT_NETWORK,
+                    network=nad or objects.annotations_of(pod).get(objects.DEFAULT_NAD) or DEFAULT_NETWORK,
                     default=inside == "eth0",
                     tap="",
                     iface_id=iface_id,

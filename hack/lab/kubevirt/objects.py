@@ -16,6 +16,8 @@ MIGRATION_NAME = "kubevirt.io/migrationJobName"
 NODE_NAME = "kubevirt.io/nodeName"
 TARGET_NODE_NAME = "kubevirt.io/migrationTargetNodeName"
 EPHEMERAL = "kubevirt.io/ephemeral-provisioning"
+DEFAULT_NAD = "v1.multus-cni.io/default-network"
+"""The NAD that Multus attaches in place of the pod network."""
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 
 MACHINE = "pc-q35-rhel9.6.0"

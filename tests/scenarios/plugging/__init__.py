@@ -5,7 +5,9 @@ vm web nics=default,blue:default/net       a VirtualMachine in namespace default
 vmi web node=node1                         its VMI, with the VM's nics unless nics= says others; uid=, owner=, phase=
 grant web default=web.default              the agent's record: interface=port ...; uid=: under another UID
 grant vmi/web default=web.default          the same, on a VMI
-pod p1 web                                 a launcher on node1; phase=, migration=, vmi=<uid of the VMI>, node=, created=
+pod p1 web                                 a launcher on node1; phase=, migration=, vmi=<uid of the VMI>, node=, created=;
+                                           created-by=: its label says another UID; owner=: its ownerReference another
+                                           VMI's name, or (-) it has none
 attached p1 blue default/net               the pod's network-status says so of an interface
 gone vm web | gone pod p1 | ...            the object is deleted
 missing pod p1                             the pod is not on the list, and it is not known why (a node came back, a restart)
@@ -122,6 +124,12 @@ class Player:
             names[0], key.name, values.get("node", HERE), values.get("phase", "Running"), values.get("migration", ""),
             vmi_uid, values.get("created", "2026-01-01T00:00:02Z"), namespace=values.get("namespace", key.namespace),
         )  # fmt: skip
+        if "created-by" in values:
+            pod["metadata"]["labels"]["kubevirt.io/created-by"] = values["created-by"]
+        if values.get("owner") == "-":
+            pod["metadata"]["ownerReferences"] = []
+        elif "owner" in values:
+            pod["metadata"]["ownerReferences"][0]["name"] = values["owner"]
         if old is not None:
             pod["metadata"]["annotations"] = old["metadata"]["annotations"]
         self.pods[names[0]] = pod

@@ -1,0 +1,266 @@
+"""Much at once beside many VMs: changes without a pause, and migrations that all begin, or all end, in one moment.
+
+    python -m hack.bench.storm [-n VMS] [--migrations N] [--rate CHANGES_A_SECOND]
+
+Time runs from the moment at which another client's watch hears of the last fact that counts (so the API server's own lag
+is not the agent's), to the moment at which an independent client of the database hears of the row. Its floor is of the same
+run: from one row's raw transaction being sent to that client hearing of it. (hack/bench/scale.py runs this, too.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import orjson
+from urllib3.exceptions import HTTPError
+
+from hack.bench import population
+from hack.bench.rig import Rig, caught_up, requests, rig, say, start
+from hack.lab.kubevirt.api import Obj
+from hack.lab.process import wait_for
+from ovnagent.kube.client import Client, KubeConfig
+
+NAMESPACE = "moving"
+SOURCE, TARGET = "node0", "node1"
+BURST = 4
+"""Changes written in one transaction of etcd's, to keep the pace."""
+FLOORS = 200
+RATE, SECONDS = 200, 15
+
+
+class Heard:
+    """When a watch of its own heard of an object: each time."""
+
+    def __init__(self, client: Client, root: str, plural: str) -> None:
+        self.times: defaultdict[str, list[float]] = defaultdict(list)
+        self._client, self._path = client, f"{root}/namespaces/{NAMESPACE}/{plural}?watch=true&resourceVersion=0"
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        with suppress(HTTPError):  # the API server has ended
+            for line in self._client.lines(self._path, 600):
+                now = time.monotonic()
+                self.times[orjson.loads(line)["object"]["metadata"]["name"]].append(now)
+
+    def last(self, name: str) -> float:
+        return self.times[name][-1]
+
+
+class Ports:
+    """What ports of the namespace say, and since when, as ovsdb-client heard it."""
+
+    def __init__(self, lab: Rig) -> None:
+        self.chassis: dict[tuple[str, int], float] = {}
+        """(port, number of chassis) -> when it last came to name so many."""
+        self.addresses: dict[tuple[str, str], float] = {}
+        table = ("OVN_Northbound", "Logical_Switch_Port", "name,options,addresses")
+        command = ["ovsdb-client", "--format=json", "monitor", lab.nb.remote, *table]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            now = time.monotonic()
+            for _uuid, action, name, options, addresses in orjson.loads(line)["data"]:
+                if action in ("insert", "new", "initial") and name.endswith(f".{NAMESPACE}"):
+                    chassis = dict(options[1]).get("requested-chassis", "")
+                    self.chassis[name, chassis.count(",") + 1] = now
+                    if isinstance(addresses, str):
+                        self.addresses.setdefault((name, addresses.rpartition(" ")[2]), now)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait(5)
+
+
+def spread(took: list[float]) -> str:
+    """Of durations, in ms."""
+    took = sorted(took)
+    cuts = quantiles(took, n=100, method="inclusive")
+    return f"p50 {cuts[49]:.1f}  p99 {cuts[98]:.1f}  max {took[-1]:.1f} ms"
+
+
+class Storm:
+    """One rig, with an agent that has started."""
+
+    def __init__(self, lab: Rig, vms: list[Obj]) -> None:
+        self.lab, self.vms = lab, vms
+        self.figures: dict[str, list[float]] = {}
+        """In ms."""
+        client = Client(KubeConfig(lab.kube.kubeconfig))
+        self.pods = Heard(client, "/api/v1", "pods")
+        self.vmis = Heard(client, "/apis/kubevirt.io/v1", "virtualmachineinstances")
+        self.migrations = Heard(client, "/apis/kubevirt.io/v1", "virtualmachineinstancemigrations")
+        self.ports = Ports(lab)
+        wait_for(lambda: len(self.vmis.times) == len(vms), 60, "all VMIs heard of")
+
+    def _note(self, name: str, what: str, seconds: Iterable[float]) -> None:
+        self.figures[name] = [max(0.0, each) * 1000 for each in seconds]
+        say(what, spread(self.figures[name]))
+
+    def floor(self) -> None:
+        """What one row costs without an agent: from the transaction to the same monitor."""
+        took = []
+        for number in range(FLOORS):
+            name, address = f"floor{number}.{NAMESPACE}", f"10.17.0.{number}"
+            row = {"name": name, "addresses": f"02:00:00:00:00:{number:02x} {address}"}
+            began = time.monotonic()
+            self._on_a_switch(row)
+            wait_for(lambda key=(name, address): key in self.ports.addresses, 10, "the floor's row")
+            took.append(self.ports.addresses[name, address] - began)
+        self._note("floor", "floor: one row, from raw transaction to monitor", took)
+
+    def _on_a_switch(self, row: dict[str, Any]) -> None:
+        insert = {"op": "insert", "table": "Logical_Switch_Port", "uuid-name": "p", "row": row}
+        switch = {"op": "insert", "table": "Logical_Switch", "row": {"name": row["name"], "ports": ["named-uuid", "p"]}}
+        self.lab.nb.transact(insert, switch)
+
+    def steady(self, rate: int, seconds: int) -> None:
+        """Each change asks for another address: a row, a record and an Event."""
+        before = {what: requests(self.lab.kube, *what) for what in (("PATCH", "virtualmachines"), ("POST", "events"))}
+        asked: list[tuple[str, str]] = []
+        began = time.monotonic()
+        for first in range(0, rate * seconds, BURST):
+            time.sleep(max(0.0, began + first / rate - time.monotonic()))
+            entries = []
+            for number in range(first, first + BURST):
+                vm, address = self.vms[number % len(self.vms)], f"10.16.{200 + number // 250}.{number % 250 + 1}"
+                entries.append(population.requesting(vm, SOURCE, address))
+                asked.append((vm["metadata"]["name"], address))
+            population.write(self.lab.kube, entries)
+        took = time.monotonic() - began
+        name, address = asked[-1]
+        wait_for(lambda: (f"{name}.{NAMESPACE}", address) in self.ports.addresses, 60, "the last change")
+        found = []
+        for number, (name, address) in enumerate(asked):
+            heard = self.vmis.times[name][number // len(self.vms) + 1]
+            if at := self.ports.addresses.get((f"{name}.{NAMESPACE}", address)):
+                found.append(at - heard)
+        overtaken = len(asked) - len(found)
+        self._note("steady", f"{len(asked) / took:.0f} changes a second ({overtaken} overtaken)", found)
+        wait_for(lambda: self.lab.agent.metric("ovnagent_records_pending") == 0, 300, "all records written")
+        for what, count in before.items():
+            say(f"  {what[0]} {what[1]} meanwhile", f"{requests(self.lab.kube, *what) - count:.0f}")
+
+    def migrate(self) -> None:
+        """All targets bound in one moment, and then all at their end in one moment."""
+        bindings = self._bind()
+        targets = list(zip(*(list(population.migration(vm, TARGET)) for vm in self.vms), strict=True))
+        population.write(self.lab.kube, targets[0])
+        wait_for(lambda: len(self.migrations.times) == len(self.vms), 60, "all migrations heard of")
+        time.sleep(1)
+        population.write(self.lab.kube, targets[1])
+        names = [f"{vm['metadata']['name']}.{NAMESPACE}" for vm in self.vms]
+        pods = [pod["metadata"]["name"] for _, pod in targets[1]]
+        wait_for(lambda: all((name, 2) in self.ports.chassis for name in names), 60, "both chassis on all")
+        took = [self.ports.chassis[name, 2] - self.pods.last(pod) for name, pod in zip(names, pods, strict=True)]
+        self._note("listed", f"{len(self.vms)} migrations bound at once: both listed", took)
+        self._move(bindings, "chassis1", chassis=0, additional=1)
+        time.sleep(2)
+        for name in names:
+            self.ports.chassis.pop((name, 1), None)
+        written: dict[str, float] = {}
+        vms = iter(self.vms)
+        while batch := list(islice(vms, 13)):  # three objects each: one transaction of etcd's
+            population.write(self.lab.kube, [each for vm in batch for each in population.arrival(vm, SOURCE, TARGET)])
+            some = [f"{vm['metadata']['name']}.{NAMESPACE}" for vm in batch]
+            self._move([bindings[names.index(name)] for name in some], "chassis1", chassis=1, additional=None)
+            written |= dict.fromkeys(some, time.monotonic())
+        wait_for(lambda: all((name, 1) in self.ports.chassis for name in names), 60, "one chassis on all")
+        took = []
+        for vm, name in zip(self.vms, names, strict=True):
+            plain = vm["metadata"]["name"]
+            heard = (self.vmis.last(plain), self.migrations.last(f"{plain}-move"), self._source(plain))
+            took.append(self.ports.chassis[name, 1] - max(written[name], *heard))
+        self._note("ends", "  their ends: last write", took)
+
+    def _source(self, name: str) -> float:
+        return self.pods.last(f"virt-launcher-{name}-x7k2p")
+
+    def _bind(self) -> list[str]:
+        """Each VM's port bound in SB on the source; UUIDs."""
+        path = {"op": "insert", "table": "Datapath_Binding", "uuid-name": "path", "row": {"tunnel_key": 1}}
+        chassis = self._chassis("chassis0")
+        rows = [
+            {
+                "logical_port": f"{vm['metadata']['name']}.{NAMESPACE}",
+                "datapath": ["named-uuid", "path"],
+                "tunnel_key": number + 1,
+                "chassis": chassis,
+                "up": True,
+            }
+            for number, vm in enumerate(self.vms)
+        ]
+        answer = self.lab.sb.transact(path, *({"op": "insert", "table": "Port_Binding", "row": row} for row in rows))
+        return [each["uuid"][1] for each in answer[1:]]
+
+    def _chassis(self, name: str) -> list[str]:
+        (found,) = self.lab.sb.transact({"op": "select", "table": "Chassis", "where": [["name", "==", name]]})
+        uuid: list[str] = found["rows"][0]["_uuid"]
+        return uuid
+
+    def _move(self, bindings: Iterable[str], target: str, chassis: int, additional: int | None) -> None:
+        """Bound on the source still (0) or on the target (1); the target activated besides, or alone."""
+        uuid = self._chassis(target)
+        row: dict[str, Any] = {"additional_chassis": uuid if additional else ["set", []]}
+        row["options"] = ["map", [["additional-chassis-activated", target]] if additional else []]
+        if chassis:
+            row["chassis"] = uuid
+        where = ([["_uuid", "==", ["uuid", each]]] for each in bindings)
+        self.lab.sb.transact(*({"op": "update", "table": "Port_Binding", "where": each, "row": row} for each in where))
+
+    def close(self) -> None:
+        self.ports.close()
+
+
+def populate(lab: Rig, count: int) -> list[Obj]:
+    """VMs of a namespace of their own, on the source's node."""
+    population.write(lab.kube, population.surroundings(0, [NAMESPACE]))
+    entries = list(population.machines(count, 1, NAMESPACE))
+    population.write(lab.kube, entries)
+    return [obj for _, obj in entries if obj["kind"] == "VirtualMachine"]
+
+
+def run(lab: Rig, vms: list[Obj], rate: int = RATE, seconds: int = SECONDS) -> dict[str, list[float]]:
+    """What each took, in ms."""
+    storm = Storm(lab, vms)
+    try:
+        storm.floor()
+        storm.steady(rate, seconds)
+        storm.migrate()
+    finally:
+        storm.close()
+    return storm.figures
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-n", type=int, default=10_000, metavar="VMS", help="VMs that do nothing (default 10000)")
+    parser.add_argument("--migrations", type=int, default=500, help="at once (default 500)")
+    parser.add_argument("--rate", type=int, default=RATE, help=f"changes a second (default {RATE})")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help=f"for which they go on (default {SECONDS})")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="ovnagent-storm-") as directory, rig(Path(directory), 100) as lab:
+        population.write(lab.kube, population.machines(options.n, 100))
+        vms = populate(lab, options.migrations)
+        caught_up(lab.kube)
+        start(lab.agent)
+        run(lab, vms, options.rate, options.seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
