@@ -25,7 +25,7 @@ from ovnagent.kube.client import Client, KubeConfig
 from ovnagent.kube.events import ObjectRef
 from ovnagent.kube.kubernetes import Counters, Kubernetes
 from ovnagent.supervision import Supervisor
-from tests.desk import vm_object
+from tests.desk import record_text, vm_object
 from tests.integration.busy_gateway import Gateway
 
 VMS = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines"
@@ -235,10 +235,11 @@ def test_answers_that_take_ten_seconds_are_waited_for(api: ControlPlane, gateway
     with edge(gateway.kubeconfig, 60) as watching:
         began = time.monotonic()
         watching.sees("web")
-        watching.kube.records.keep(ObjectRef("VirtualMachine", "default", "web", uid), "", "text")
+        text = record_text("web", uid, "10.16.0.5")
+        watching.kube.records.keep(ObjectRef("VirtualMachine", "default", "web", uid), "", text)
         create(api, "later")
         watching.sees("later", 30)
-        wait_for(lambda: watching.kube.facts(VmKey("default", "web")).vm.record == "text", 40, "the record, by the watch")  # type: ignore[union-attr]
+        wait_for(lambda: watching.kube.facts(VmKey("default", "web")).vm.record == text, 40, "the record, by the watch")  # type: ignore[union-attr]
         print(f"all {time.monotonic() - began:.1f} s after the lists")
         assert not watching.errors
         assert not watching.dropped
