@@ -8,7 +8,6 @@ foreign ones by UUID. 100,000 ports on other switches are never copied.
 
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections import defaultdict
@@ -23,13 +22,12 @@ from ovnagent import memory
 from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, own_options
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.inventory import Inventory, foreign_port
+from ovnagent.ovn.last_seen import LastSeen
 from ovnagent.ovn.own import OwnPorts
 from ovnagent.ovn.packed import PackedRow
 from ovnagent.ovn.replica import Replica
 from ovnagent.ovn.services import Services
 from ovnagent.ovn.snapshot import NorthboundSnapshot, Scope
-
-LOG = logging.getLogger(__name__)
 
 MANY_CLAUSES = 100
 """From so many clauses on all ports are copied: ovsdb-server compares every row with every clause each time that the
@@ -71,7 +69,7 @@ class NorthboundReplica(Replica):
         """When rows of the agent's changed last, or were first seen: monotonic seconds."""
         self._watched_names: frozenset[str] = frozenset()
         self._had_lock = False
-        self._before: Map[str, PresentPort] = Map()
+        self._last_seen = LastSeen()
         self._reset()
         super().__init__(remote, helper, leader_only)
         self._update_conditions()
@@ -99,8 +97,7 @@ class NorthboundReplica(Replica):
 
     def cleared(self) -> None:
         self._withdraw()
-        # What is there already nobody has written since: it is from before a copy that was thrown away earlier.
-        self._before = Map(self.snapshot.ports).update(self._before)
+        self._last_seen.keep(self.snapshot.ports)
         self._reset()
 
     def _withdraw(self) -> None:
@@ -301,8 +298,8 @@ class NorthboundReplica(Replica):
         self._dirty |= self._own.put(PresentPort(row_id, port, dns_row))
         if before is None or before.port.name != name:
             self._judge_dns(before, name)
-        if self.snapshot.complete and name in self._before and (before is None or before.port.addresses != port.addresses):
-            self._before = self._before.delete(name)
+        if self.snapshot.complete:
+            self._last_seen.written(port, before)
 
     def _forget_own(self, row_id: str) -> None:
         before = self._own.get(row_id)
@@ -337,7 +334,7 @@ class NorthboundReplica(Replica):
             if not self.conditions_met:
                 return
             memory.keep()
-            self._compare_with_before()
+            self._last_seen.compare(self._own.ports)
             self._changed = self._everything_dirty = True
         if self._changed:
             self._changed = False
@@ -352,16 +349,6 @@ class NorthboundReplica(Replica):
         if keys := {key for key in dirty if key is not None}:
             self.rows_changed = time.monotonic()
             self.listeners.changed(keys)
-
-    def _compare_with_before(self) -> None:
-        now = self._own.ports
-        found = {name: row for name, row in self._before.items() if name not in now or _differ(row, now[name])}
-        if found:
-            LOG.warning(
-                "the database has lost rows, or older ones",
-                extra={"ports": len(found), "reason": "emptied or restored, or written by another agent meanwhile"},
-            )
-        self._before = Map(found)
 
     def _unread(self) -> frozenset[str]:
         if self.conditions_met and not self._conditions_stale:
@@ -379,7 +366,7 @@ class NorthboundReplica(Replica):
             virtual=self._own.virtual,
             switches=self._switches,
             unread=self._unread(),
-            before=self._before,
+            before=self._last_seen.rows,
             foreign=self._inventory.refresh(),
             names=self._inventory.names.now,
             router_ports=self._services.router_ports,
@@ -388,11 +375,6 @@ class NorthboundReplica(Replica):
             unused=self._services.unused(),
             global_ids=self._global_ids,
         )
-
-
-def _differ(row: PresentPort, other: PresentPort) -> bool:
-    """In what a port's VM holds by it."""
-    return (row.port.addresses, row.port.switch) != (other.port.addresses, other.port.switch)
 
 
 def _map(row: PackedRow, column: str) -> dict[str, str]:

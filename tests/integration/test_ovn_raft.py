@@ -98,6 +98,15 @@ class Members:
 
     def __init__(self, servers: list[Server], proxies: list[Proxy]) -> None:
         self.servers, self.proxies = servers, proxies
+        self.election = 0.0
+        """How long it took until another led, after the leader was lost: seconds."""
+
+    def elected(self, without: Server) -> None:
+        """Wait for the next leader: what a fault costs whoever writes."""
+        began = time.monotonic()
+        others = [each for each in self.servers if each is not without]
+        wait_for(lambda: any(leads(each) for each in others), SECONDS, "another leader")
+        self.election = time.monotonic() - began
 
     def leader(self) -> int:
         """The leader's number."""
@@ -129,6 +138,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 def leader_killed(members: Members, worker: Worker) -> None:
     leader = members.servers[members.leader()]
     leader.kill()
+    members.elected(leader)
     worker.at(0.6)
     leader.start()
 
@@ -152,6 +162,7 @@ def leader_cut_off_from_its_clients(members: Members, worker: Worker) -> None:
 def leader_cut_off_from_its_peers(members: Members, worker: Worker) -> None:
     leader = members.servers[members.leader()]
     leader.appctl("cluster/failure-test", "stop-raft-rpc")
+    members.elected(leader)
     worker.at(0.6)
     leader.kill()
     leader.start()
@@ -160,6 +171,7 @@ def leader_cut_off_from_its_peers(members: Members, worker: Worker) -> None:
 def leader_frozen(members: Members, worker: Worker) -> None:
     leader = members.servers[members.leader()]
     leader.freeze()
+    members.elected(leader)
     worker.at(0.6)
     leader.thaw()
 
@@ -217,6 +229,8 @@ def test_nothing_is_lost_and_nothing_written_twice(members: Members, start: Star
     fault(members, worker)
     worker.done()
     print(f"{fault.__name__}: {CHANGES} changes, {worker.lost} attempts in vain, at most {worker.gap:.1f} s without a write")
+    if members.election:
+        print(f"of them {members.election:.1f} s until another member led")
 
     # A member may commit what it was sent after its client has read the copy of another, which does not have it yet. Two
     # ports of one name the database refuses; a second row of DNS the reconciler finds among the leftovers, and deletes.
