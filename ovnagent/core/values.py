@@ -63,8 +63,10 @@ def parse_label(text: str) -> str:
 def parse_domain(text: str) -> str:
     """A DNS name, in lower case."""
     text = text.strip(BLANK)
-    name = text.lower() if text.isascii() else ""
-    if len(name) > limits.NAME or not SUBDOMAIN.fullmatch(name) or any(len(each) > limits.LABEL for each in name.split(".")):
+    name = text.lower()
+    labels = name.split(".")
+    readable = text.isascii() and len(name) <= limits.NAME and all(map(LABEL.fullmatch, labels))
+    if not readable or max(map(len, labels)) > limits.LABEL:
         raise ValueError(f"{shown(text)} is no DNS name; write it like vm.example")
     return name
 

@@ -505,6 +505,20 @@ def test_an_interface_that_is_granted_nothing_costs_no_other_its_port() -> None:
     assert list(json.loads(desk.records[VmKey("default", "web")])["ports"]) == ["web.default.c.d"]
 
 
+def test_of_two_ports_on_one_switch_one_goes_and_leaves_nothing_to_the_other() -> None:
+    desk = Desk(replace(network(), nads=("d/c",)))
+    nics = [{"name": "default", "bridge": {}}, {"name": "n", "bridge": {}}]
+    networks = [{"name": "default", "pod": {}}, *NADS]
+    desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=nics, networks=networks))
+    desk.look()
+    stays, goes = desk.port("web.default"), desk.port("web.default.c.d")
+    desk.feed("MODIFIED", "virtualmachines", vm_object("web", interfaces=nics[:1], networks=networks))
+    (result,) = desk.look()
+    assert [row.port.addresses for row in desk.rows.values()] == [stays.addresses]
+    assert result.freed == (*goes.ips, goes.mac, "pods", "port web.default.c.d")
+    assert list(map(str, desk.books["ovn-default"].ips)) == list(stays.ips)
+
+
 def test_who_moves_to_another_network_holds_nothing_on_the_old_one() -> None:
     desk = Desk(network(), TENANT)
     feed(desk, "web", "10.16.0.50")

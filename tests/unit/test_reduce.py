@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -379,3 +380,13 @@ def test_a_record_of_many_ports_claims_nothing() -> None:
     raw = json.loads(RECORD)
     raw["ports"] = {f"p{n}": raw["ports"]["web.default"] for n in range(limits.LEASES + 1)}
     assert records.parse(json.dumps(raw)) is None
+
+
+def test_equal_records_give_equal_texts() -> None:
+    raw = json.loads(RECORD)
+    raw["ports"]["web.a"] = raw["ports"]["web.default"] | {"ips": ["10.16.0.10"]}
+    record = records.parse(json.dumps(raw))
+    assert record is not None
+    turned = replace(record, leases=record.leases[::-1])
+    assert records.render(turned) == records.render(record)
+    assert list(json.loads(records.render(record))["ports"]) == ["web.a", "web.default"]
