@@ -177,8 +177,8 @@ def parse_mac(text: str) -> str:
     """A unicast MAC, in lower case with colons."""
     if PLAIN_MAC.fullmatch(text) and text != "00:00:00:00:00:00":
         return text
-    word = text.strip(BLANK).lower() if len(text) <= limits.NAME and text.isascii() else ""
-    if not MAC.fullmatch(word):
+    word = text.strip(BLANK).lower()
+    if not text.isascii() or not MAC.fullmatch(word):
         raise ValueError(f"{shown(text)} is no MAC address; write it like 00:00:00:53:6b:b6")
     digits = re.sub("[:.-]", "", word)
     mac = ":".join(digits[index : index + 2] for index in range(0, 12, 2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -92,6 +92,17 @@ def test_a_whole_object_has_nothing_to_complain_of(function: Callable[[object], 
         assert len(fact.annotations) == len(ASKED)
 
 
+def fact_with(number: int, path: tuple[Any, ...], value: object) -> vm.Fact:
+    """Of a whole object with another value at one place, which need not be there."""
+    function, obj = whole()[number]
+    changed = copy.deepcopy(obj)
+    inner: Any = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return function(changed)
+
+
 NICS = (
     vm.Interface("default", "bridge", mac="02:00:00:00:00:01"),
     vm.Interface("b", "managedtap", state="up", nad="default/net", primary=True),
@@ -144,10 +155,7 @@ def test_every_field_of_a_fact(number: int, expected: vm.Fact) -> None:
     ],
 )  # fmt: skip
 def test_where_a_field_comes_from(number: int, path: tuple[Any, ...], value: object, field: str, expected: object) -> None:
-    function, obj = whole()[number]
-    *above, last = path
-    functools.reduce(lambda inner, key: inner[key], above, obj)[last] = value  # type: ignore[arg-type, return-value]
-    fact = function(obj)
+    fact = fact_with(number, path, value)
     assert getattr(fact, field) == expected
     assert fact.complaints == ()  # type: ignore[union-attr]
 
@@ -289,6 +297,52 @@ def test_what_cannot_be_read_is_absent_and_said(path: tuple[Any, ...], value: ob
     assert isinstance(fact, vm.VirtualMachine)
     (complaint,) = fact.complaints
     assert sentence in complaint
+
+
+DEVICES = ("spec", "template", "spec", "domain", "devices", "interfaces")
+MIGRATION_STATE, STATUS_KEY = ("status", "migrationState"), "k8s.v1.cni.cncf.io/network-status"
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "named"),
+    [
+        (0, ("metadata", "creationTimestamp"), "metadata.creationTimestamp"),
+        (0, ("metadata", "annotations", vm.RECORD_ANNOTATION), vm.RECORD_ANNOTATION),
+        (0, ("spec", "template", "spec", "hostname"), "hostname"),
+        (0, (*DEVICES, 0, "macAddress"), "macAddress of interface default"),
+        (0, (*DEVICES, 1, "state"), "state of interface b"),
+        (0, (*DEVICES, 1, "binding", "name"), "binding of interface b"),
+        (0, ("spec", "template", "spec", "networks", 1, "multus", "networkName"), "networkName of b"),
+        (1, ("metadata", "ownerReferences", 0, "name"), "ownerReferences.name"),
+        (1, ("metadata", "ownerReferences", 0, "uid"), "ownerReferences.uid"),
+        (1, ("spec", "hostname"), "hostname"),
+        (1, ("status", "phase"), "status.phase"),
+        (1, ("status", "nodeName"), "status.nodeName"),
+        (1, ("status", "interfaces", 0, "mac"), "status.interfaces: MAC of default"),
+        (1, (*MIGRATION_STATE, "migrationUid"), "status.migrationState.migrationUid"),
+        (1, (*MIGRATION_STATE, "sourceNode"), "status.migrationState.sourceNode"),
+        (1, (*MIGRATION_STATE, "targetNode"), "status.migrationState.targetNode"),
+        (2, ("metadata", "labels", "kubevirt.io/created-by"), "kubevirt.io/created-by"),
+        (2, ("metadata", "labels", "kubevirt.io/migrationJobUID"), "kubevirt.io/migrationJobUID"),
+        (2, ("spec", "nodeName"), "spec.nodeName"),
+        (2, ("status", "phase"), "status.phase"),
+        (3, ("spec", "vmiName"), "spec.vmiName"),
+        (3, ("status", "phase"), "status.phase"),
+        (4, ("metadata", "annotations", vm.CHASSIS_ANNOTATION), vm.CHASSIS_ANNOTATION),
+        (6, ("metadata", "annotations", vm.LOGICAL_SWITCH_KEY), vm.LOGICAL_SWITCH_KEY),
+    ],
+)
+def test_a_field_that_cannot_be_read_is_named(number: int, path: tuple[Any, ...], named: str) -> None:
+    assert fact_with(number, path, 5).complaints == (f"{named}: it is no text",)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("field", ['"pod123"', '"default/net"', '"0a:00:00:00:00:02"'])
+def test_a_network_status_that_cannot_be_read_is_named(field: str) -> None:
+    told = {STATUS_KEY: STATUS.replace(field, "5"), "kubevirt.io/domain": 5}
+    pod = pod_object("p", "web", annotations=told)  # type: ignore[arg-type]
+    assert reduce.launcher(pod).complaints == (f"{STATUS_KEY}: it is no text",)
+    pod["metadata"]["ownerReferences"] = []
+    assert reduce.launcher(pod).complaints[0] == "kubevirt.io/domain: it is no text"
 
 
 @pytest.mark.parametrize("key", ["namespace", "name", "uid"])
