@@ -332,3 +332,41 @@ def test_the_order_of_what_was_seen() -> None:
     assert [step for (step, _), _ in timeline.marks] == [BOUND, ACTIVATED, OVER, LAST]
     assert (timeline.seconds, seen({}).seconds) == (2.0, 0.0)
     assert (timeline.over, seen({}, Outcome.DONE).over) == (False, True)
+
+
+def test_what_the_beginning_says_of_it() -> None:
+    lab = Watched()
+    migration = migration_object("m1", "web", "Running")
+    migration["metadata"]["name"] = "evacuation"
+    lab.desk.feed("ADDED", "virtualmachineinstancemigrations", migration)
+    lab.desk.feed("ADDED", "pods", pod_object("web-m1", "web", node="node2", migration="m1"))
+    timeline = lab.look(10.0, "chassis1")
+    assert timeline is not None
+    assert (timeline.vm, timeline.uid, timeline.name, timeline.source, timeline.target, timeline.began) == (
+        WEB,
+        "m1",
+        "evacuation",
+        "node1",
+        "node2",
+        10.0,
+    )
+    assert timeline.chassis == Map({PORT: ("chassis1", "chassis2")})
+
+
+@pytest.mark.parametrize(
+    ("told", "nodes"), [(READY, ("node1", "node2")), ({**READY, "migrationUid": "m0"}, ("", "")), ({}, ("", ""))]
+)
+def test_one_that_is_about_to_be_over_when_it_is_first_seen(told: dict[str, str], nodes: tuple[str, str]) -> None:
+    """The nodes are those that the VMI tells of this migration; two chassis still stand in the row."""
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.timelines = Timelines()  # another agent
+    lab.vmi("node2", **told)
+    lab.migration("Succeeded")
+    timeline = lab.look(11.0, "chassis1", "chassis2", first=True)
+    assert timeline is not None
+    assert (timeline.uid, timeline.source, timeline.target, timeline.over) == ("m1", *nodes, False)
+    timeline = lab.look(12.0, "chassis2")
+    assert timeline is not None
+    assert timeline.outcome is Outcome.DONE
