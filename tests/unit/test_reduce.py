@@ -185,7 +185,9 @@ def test_an_interface_is_known_by_its_network() -> None:
         {"name": "c", "pod": {}},
         {"name": "d", "multus": {"networkName": "net", "default": False}},
     ]
-    found = reduce.virtual_machine(vm_object("web", interfaces=nics, networks=networks)).interfaces
+    fact = reduce.virtual_machine(vm_object("web", interfaces=nics, networks=networks))
+    assert fact.complaints == ()
+    found = fact.interfaces
     assert [(nic.name, nic.nad, nic.primary) for nic in found] == [
         ("a", "demo/net", False),
         ("c", "", False),
