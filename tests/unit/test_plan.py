@@ -544,6 +544,17 @@ def test_a_record_is_written_for_who_is_there() -> None:
     assert VmKey("default", "none") not in desk.records
 
 
+def test_a_row_that_stays_for_a_launcher_s_sake_gives_nothing_free() -> None:
+    desk = Desk()
+    running(desk, "web", "10.16.0.50")
+    desk.look()
+    desk.feed("DELETED", "virtualmachines", vm_object("web"))
+    desk.feed("DELETED", "virtualmachineinstances", vmi_object("web"))
+    (result,) = desk.look()
+    assert ([port.ips for port in result.wanted], result.freed) == ([("10.16.0.50",)], ())
+    assert len(desk.books["ovn-default"].leases) == 1
+
+
 def test_a_port_that_goes_is_told() -> None:
     desk = Desk()
     feed(desk, "web", "10.16.0.50")

@@ -133,6 +133,16 @@ def test_a_source_that_is_away_for_a_moment_has_not_let_go() -> None:
     assert timeline.at(Step.LET_GO, PORT) == 2.0
 
 
+def test_a_binding_that_names_no_chassis_for_a_moment_says_nothing_of_the_source() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1", "chassis2")
+    lab.vmi("node1", **READY)
+    timeline = lab.look(11.0, "")
+    assert timeline is not None
+    assert timeline.at(Step.LET_GO, PORT) is None
+
+
 def test_a_target_that_is_plugged_too_late() -> None:
     lab = Watched()
     lab.target()
@@ -327,6 +337,15 @@ def test_the_essence(times: dict[Step, float], expected: str) -> None:
     assert summary(begun, PORT) == "; ".join(filter(None, (expected, "this agent did not see the beginning")))
 
 
+def test_what_was_late_is_told_port_by_port() -> None:
+    names = [f"web.{number}" for number in range(9)]
+    timeline = seen({BOUND: 0.0})
+    for name in names[::-1]:
+        steps, chassis = timeline.steps.set((COMMITTED, name), 1.0), timeline.chassis.set(name, ("A", "B"))
+        timeline = replace(timeline, steps=steps, chassis=chassis)
+    assert [sentence.partition(":")[0] for sentence in late(timeline)] == names
+
+
 def test_the_order_of_what_was_seen() -> None:
     timeline = seen({LAST: 2.0, OVER: 1.0, ACTIVATED: 1.0, BOUND: 0.0})
     assert [step for (step, _), _ in timeline.marks] == [BOUND, ACTIVATED, OVER, LAST]
@@ -339,6 +358,8 @@ def test_what_the_beginning_says_of_it() -> None:
     migration = migration_object("m1", "web", "Running")
     migration["metadata"]["name"] = "evacuation"
     lab.desk.feed("ADDED", "virtualmachineinstancemigrations", migration)
+    for before in ("a", "z"):
+        lab.migration("Failed", before)
     lab.desk.feed("ADDED", "pods", pod_object("web-m1", "web", node="node2", migration="m1"))
     timeline = lab.look(10.0, "chassis1")
     assert timeline is not None
