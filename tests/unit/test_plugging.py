@@ -106,6 +106,8 @@ def test_a_vmi_without_a_vm_has_what_its_own_record_says() -> None:
     # the same of a VMI whose VM is gone: its VM's word counts, and that is not there
     vmi["metadata"]["ownerReferences"] = vmi_object("web")["metadata"]["ownerReferences"]
     assert list(leases(Machine(reduce.instance(vmi), None))) == []
+    assert list(leases(Machine(reduce.instance(vmi), reduce.virtual_machine(vm_object("web"))))) == [lease]
+    assert list(leases(Machine(reduce.instance(vmi), reduce.virtual_machine(vm_object("web", "another"))))) == []
 
 
 @pytest.mark.parametrize(
