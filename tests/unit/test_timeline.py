@@ -391,3 +391,15 @@ def test_one_that_is_about_to_be_over_when_it_is_first_seen(told: dict[str, str]
     timeline = lab.look(12.0, "chassis2")
     assert timeline is not None
     assert timeline.outcome is Outcome.DONE
+
+
+def test_a_target_that_is_not_known_is_nowhere() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.timelines = Timelines()  # another agent
+    lab.vmi("")
+    timeline = lab.look(11.0, "chassis1", first=True)
+    assert timeline is not None
+    assert timeline.target == ""
+    assert Step.MOVED not in {step for step, _ in timeline.unseen}
