@@ -102,6 +102,8 @@ def _places(node: ast.AST, path: Path, function: str, scope: str = "") -> Iterat
             continue
         if isinstance(node, ast.keyword) and node.arg == "strict":  # zip's: an assertion
             continue
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "TypeVar":
+            continue
         if function and isinstance(node, ast.arguments):  # default values are no part of a function's code
             continue
         for index, each in enumerate(child) if isinstance(child, list) else ((None, child),):

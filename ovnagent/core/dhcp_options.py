@@ -38,7 +38,7 @@ def parse_options(text: str, known: dict[str, Form]) -> Options:
         if key in SET_BY_OVN:
             raise ValueError(f"the option {key} is set by OVN itself, from the port's address and its subnet")
         if key not in known:
-            near = difflib.get_close_matches(key[: limits.LABEL], known, n=3)
+            near = difflib.get_close_matches(key[: limits.LABEL], known)
             hint = f"did you mean {' or '.join(near)}?" if near else f"it knows {', '.join(sorted(known))}"
             raise ValueError(f"OVN knows no option {values.shown(key)}; {hint}")
         try:
@@ -148,8 +148,6 @@ def _address(text: str, version: int) -> str:
 
 def _network(text: str) -> str:
     try:
-        if not text.isascii():
-            raise ValueError
         return str(ipaddress.IPv4Network(text.strip(values.BLANK)))
     except ValueError:
         raise ValueError(f"{values.shown(text)} is no destination; write it like 10.0.0.0/8") from None

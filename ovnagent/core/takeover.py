@@ -15,7 +15,7 @@ up without it writes nothing. What is left is the question when it is right:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 
 IDLE_SECONDS = 5.0
 """So long something has waited, and no row of the agent's has changed."""
@@ -31,10 +31,10 @@ FORGOTTEN_SECONDS = 86_400.0
 
 
 class Verdict(Enum):
-    WAIT = "wait"
-    ASK = "ask"
+    WAIT = auto()
+    ASK = auto()
     """Ask the holder whether it is alive."""
-    TAKE = "take"
+    TAKE = auto()
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,10 @@ def parse_label(text: str) -> str:
 def parse_domain(text: str) -> str:
     """A DNS name, in lower case."""
     text = text.strip(BLANK)
-    name = text.lower() if text.isascii() else ""
-    if len(name) > limits.NAME or not SUBDOMAIN.fullmatch(name) or any(len(each) > limits.LABEL for each in name.split(".")):
+    name = text.lower()
+    labels = name.split(".")
+    readable = text.isascii() and len(name) <= limits.NAME and all(map(LABEL.fullmatch, labels))
+    if not readable or max(map(len, labels)) > limits.LABEL:
         raise ValueError(f"{shown(text)} is no DNS name; write it like vm.example")
     return name
 
@@ -175,8 +177,8 @@ def parse_mac(text: str) -> str:
     """A unicast MAC, in lower case with colons."""
     if PLAIN_MAC.fullmatch(text) and text != "00:00:00:00:00:00":
         return text
-    word = text.strip(BLANK).lower() if len(text) <= limits.NAME and text.isascii() else ""
-    if not MAC.fullmatch(word):
+    word = text.strip(BLANK).lower()
+    if not text.isascii() or not MAC.fullmatch(word):
         raise ValueError(f"{shown(text)} is no MAC address; write it like 00:00:00:53:6b:b6")
     digits = re.sub("[:.-]", "", word)
     mac = ":".join(digits[index : index + 2] for index in range(0, 12, 2))

@@ -28,15 +28,16 @@ def virtual_ports(cluster: str, books: Books, taken: Collection[str] = ()) -> li
     found = []
     for switch, ip, holders in books.shared():
         name = virtual_name(ip, switch)
+        # By their keys, as core/ports.py has it.
         options = {"virtual-ip": str(ip), "virtual-parents": ",".join(sorted(holder.port for holder in holders))}
-        external_ids = {ports.CLUSTER: cluster, ports.EXTRA_OPTIONS: ",".join(sorted(options))}
+        external_ids = {ports.CLUSTER: cluster, ports.EXTRA_OPTIONS: ",".join(options)}
         found.append(
             Port(
                 name=_other_name(ip, switch) if name in taken else name,
                 switch=switch,
                 type="virtual",
-                options=tuple(sorted(options.items())),
-                external_ids=tuple(sorted(external_ids.items())),
+                options=tuple(options.items()),
+                external_ids=tuple(external_ids.items()),
             )
         )
     return found

@@ -84,6 +84,8 @@ def test_what_people_write_for_dhcpv6() -> None:
         ('domain_search_list="a b"', ["is no DNS name"]),
         ("domain_search_list=" + '"' + ",".join(["a" * 60] * 5) + '"', ["take more than the 255 octets"]),
         ("classless_static_route={10.0.0.1/8,10.0.0.1}", ["is no destination"]),
+        ("classless_static_route={\u0661\u0660.0.0.0/8,10.0.0.1}", ["is no destination"]),
+        ("classless_static_route={10.0.0.0/\uff18,10.0.0.1}", ["is no destination"]),
         ("classless_static_route={10.0.0.0/8}", ["is no list of routes"]),
         ("classless_static_route=10.0.0.0/8,router=10.0.0.1", ["is no list of routes"]),
         ("server_mac=01:00:00:00:00:01", ["multicast"]),

@@ -18,6 +18,7 @@ from ovnagent.core.identity import (
     retained,
 )
 from ovnagent.core.owner import Owner, guest_unaccounted, owner
+from ovnagent.core.placement import Placement
 from ovnagent.core.ports import (
     INTERFACE,
     NETWORK,
@@ -31,6 +32,7 @@ from ovnagent.core.ports import (
 )
 from ovnagent.core.records import Lease
 from ovnagent.core.vm import Facts, Instance, Interface, Launcher, VirtualMachine, VmKey, pod_interface
+from ovnagent.core.wanted import placed
 from tests.desk import network
 
 KEY = VmKey("default", "web")
@@ -319,3 +321,12 @@ def test_the_part_of_a_row_that_is_the_agent_s() -> None:
     assert port.requested_chassis == ("A", "B")
     assert with_options(port, requested_chassis="").options == (("hostname", "x"),)
     assert (port.mac, port.ips, port.vm) == ("", (), VmKey("", ""))
+
+
+def test_what_is_written_is_sorted_as_what_is_read_is() -> None:
+    """Else each look would find a difference."""
+    moving = placed(PORT.port, Placement(("A", "B"), "rarp", "m1"))
+    assert dict(moving.external_ids)["ovnagent-migration"] == "m1"
+    assert moving.external_ids == own_external_ids(dict(moving.external_ids))
+    assert moving.options == (("activation-strategy", "rarp"), ("requested-chassis", "A,B"))
+    assert placed(moving, Placement()).external_ids == PORT.port.external_ids

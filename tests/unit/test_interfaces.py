@@ -72,6 +72,25 @@ def test_dhcp_without_a_server_address_is_a_sentence_and_the_port_is_there() -> 
     ]
 
 
+def test_behind_masquerade_the_interface_s_own_mac_is_on_no_wire() -> None:
+    for binding, on_the_wire in (("bridge", True), ("masquerade", False), ("passt", False)):
+        desk = Desk()
+        nics = [{"name": "default", binding: {}, "macAddress": "02:00:00:00:00:01"}]
+        desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=nics))
+        desk.look()
+        assert (desk.port("web.default").mac == "02:00:00:00:00:01") is on_the_wire
+
+
+def test_a_network_of_one_family_tells_by_dhcp_what_is_of_that_family() -> None:
+    for cidr, told in (("192.168.7.0/24", (True, False)), ("fd00:7::/64", (False, True))):
+        desk = Desk(replace(network(cidr), dhcp=Dhcp()))
+        feed_vm(desk, "web")
+        desk.look()
+        port = desk.port("web.default")
+        assert (port.dhcpv4 is not None, port.dhcpv6 is not None) == told
+        assert desk.says("web") == []
+
+
 def test_a_name_for_each_port() -> None:
     desk = desk_with(dns_domain="vm.example")
     feed_vm(desk, "web", {"tenant.default.kubernetes.io/ip_address": "192.168.0.7,fd00:1::7"}, ["a"])

@@ -509,6 +509,20 @@ def test_an_interface_that_is_granted_nothing_costs_no_other_its_port() -> None:
     assert list(json.loads(desk.records[VmKey("default", "web")])["ports"]) == ["web.default.c.d"]
 
 
+def test_of_two_ports_on_one_switch_one_goes_and_leaves_nothing_to_the_other() -> None:
+    desk = Desk(replace(network(), nads=("d/c",)))
+    nics = [{"name": "default", "bridge": {}}, {"name": "n", "bridge": {}}]
+    networks = [{"name": "default", "pod": {}}, *NADS]
+    desk.feed("ADDED", "virtualmachines", vm_object("web", interfaces=nics, networks=networks))
+    desk.look()
+    stays, goes = desk.port("web.default"), desk.port("web.default.c.d")
+    desk.feed("MODIFIED", "virtualmachines", vm_object("web", interfaces=nics[:1], networks=networks))
+    (result,) = desk.look()
+    assert [row.port.addresses for row in desk.rows.values()] == [stays.addresses]
+    assert result.freed == (*goes.ips, goes.mac, "pods", "port web.default.c.d")
+    assert list(map(str, desk.books["ovn-default"].ips)) == list(stays.ips)
+
+
 def test_who_moves_to_another_network_holds_nothing_on_the_old_one() -> None:
     desk = Desk(network(), TENANT)
     feed(desk, "web", "10.16.0.50")
@@ -532,6 +546,17 @@ def test_a_record_is_written_for_who_is_there() -> None:
     feed(desk, "none", "10.16.0.50")
     desk.look()
     assert VmKey("default", "none") not in desk.records
+
+
+def test_a_row_that_stays_for_a_launcher_s_sake_gives_nothing_free() -> None:
+    desk = Desk()
+    running(desk, "web", "10.16.0.50")
+    desk.look()
+    desk.feed("DELETED", "virtualmachines", vm_object("web"))
+    desk.feed("DELETED", "virtualmachineinstances", vmi_object("web"))
+    (result,) = desk.look()
+    assert ([port.ips for port in result.wanted], result.freed) == ([("10.16.0.50",)], ())
+    assert len(desk.books["ovn-default"].leases) == 1
 
 
 def test_a_port_that_goes_is_told() -> None:

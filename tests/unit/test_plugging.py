@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections import Counter
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import orjson
 import pytest
 
 from ovnagent.core import reduce
-from ovnagent.core.plugging import RIVALS, Attached, Machine, Node, plan, rivals
+from ovnagent.core.plugging import RIVALS, Attached, Machine, Node, granted, leases, plan, rivals
 from ovnagent.core.ports import port_name
-from ovnagent.core.records import Record, render
-from ovnagent.core.vm import Interface, VmKey
+from ovnagent.core.records import Lease, Record, render
+from ovnagent.core.vm import Interface, VmKey, pod_interface
 from ovnagent.kube.client import ApiError
 from ovnagent.ovn.vswitch import _operation
 from ovnagent.plugger.access import CannotReachError, PodClient
@@ -74,6 +75,68 @@ def test_a_name_of_a_hundred_dots_is_refused() -> None:
     (decision,) = plan(Node((interface,), {pod.uid: pod}, {pod.uid: machine}))
     assert decision.iface_id == ""
     assert f"more than {RIVALS} others" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("iface_id", "written", "phase", "expected"),
+    [
+        ("", "", "Succeeded", ("", "", False)),
+        ("web.default", "web.default", "Succeeded", ("", "pod default/p has ended", False)),
+        ("web.default", "web.default", "Running", ("web.default", "", False)),
+        ("theirs", "", "Succeeded", ("theirs", "", False)),
+        ("theirs", "", "Running", ("theirs", "", True)),
+    ],
+)
+def test_what_is_said_of_a_pod_that_has_ended(
+    iface_id: str, written: str, phase: str, expected: tuple[str, str, bool]
+) -> None:
+    pod = reduce.launcher(pod_object("p", "web", "node1", phase=phase))
+    interface = Attached("row", "veth", iface_id, written, "default/p", pod.uid, "eth0")
+    (decision,) = plan(Node((interface,), {pod.uid: pod}))
+    assert (decision.iface_id, decision.reason, decision.ask) == expected
+
+
+def test_a_vmi_without_a_vm_has_what_its_own_record_says() -> None:
+    lease = Lease("web.default", "default", "pods", (ip_address("10.16.0.9"),), MAC)
+    vmi = vmi_object("web", owner="", node="node1")
+    vmi["metadata"]["annotations"]["ovnagent.io/record"] = render(Record(VmKey("default", "web"), "vmi-web", (lease,)))
+    machine = Machine(reduce.instance(vmi), None)
+    assert list(leases(machine)) == [lease]
+    assert granted(machine) == {"web.default"}
+    # the same of a VMI whose VM is gone: its VM's word counts, and that is not there
+    vmi["metadata"]["ownerReferences"] = vmi_object("web")["metadata"]["ownerReferences"]
+    assert list(leases(Machine(reduce.instance(vmi), None))) == []
+    assert list(leases(Machine(reduce.instance(vmi), reduce.virtual_machine(vm_object("web"))))) == [lease]
+    assert list(leases(Machine(reduce.instance(vmi), reduce.virtual_machine(vm_object("web", "another"))))) == []
+
+
+@pytest.mark.parametrize(
+    ("nad", "iface_id", "written", "expected"),
+    [
+        ("default/net", "", "", ("web.default.net.default", "")),
+        ("default/other", "", "", ("", "blue is attached to NAD default/net here")),
+        # somebody else has set it: rightly, or not
+        ("default/net", "web.default.net.default", "", ("web.default.net.default", "")),
+        ("default/net", "else", "", ("else", "iface-id else was set by somebody else and is left alone; the one that")),
+    ],
+)
+def test_the_nad_on_which_an_interface_is(nad: str, iface_id: str, written: str, expected: tuple[str, str]) -> None:
+    inside = pod_interface(Interface("blue", "bridge", nad=nad))
+    status = [{"name": "cbr0", "interface": "eth0", "default": True}, {"name": "default/net", "interface": inside}]
+    told = {"k8s.v1.cni.cncf.io/network-status": orjson.dumps(status).decode()}
+    pod = reduce.launcher(pod_object("p", "web", "node1", annotations=told))
+    lease = Lease(f"web.default.{nad.partition('/')[2]}.default", "blue", "net", (ip_address("10.16.0.9"),), MAC)
+    record = render(Record(VmKey("default", "web"), "uid-web", (lease,)))
+    nics, networks = [{"name": "blue", "bridge": {}}], [{"name": "blue", "multus": {"networkName": nad}}]
+    machine = Machine(
+        reduce.instance(vmi_object("web", node="node1", interfaces=nics, networks=networks)),
+        reduce.virtual_machine(vm_object("web", interfaces=nics, networks=networks, record=record)),
+    )
+    interface = Attached("row", "veth", iface_id, written, "default/p", pod.uid, inside)
+    (decision,) = plan(Node((interface,), {pod.uid: pod}, {pod.uid: machine}))
+    assert decision.iface_id == expected[0]
+    assert decision.reason.startswith(expected[1])
+    assert bool(decision.reason) is bool(expected[1])
 
 
 class Api:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,6 +92,17 @@ def test_a_whole_object_has_nothing_to_complain_of(function: Callable[[object], 
         assert len(fact.annotations) == len(ASKED)
 
 
+def fact_with(number: int, path: tuple[Any, ...], value: object) -> vm.Fact:
+    """Of a whole object with another value at one place, which need not be there."""
+    function, obj = whole()[number]
+    changed = copy.deepcopy(obj)
+    inner: Any = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return function(changed)
+
+
 NICS = (
     vm.Interface("default", "bridge", mac="02:00:00:00:00:01"),
     vm.Interface("b", "managedtap", state="up", nad="default/net", primary=True),
@@ -143,10 +155,7 @@ def test_every_field_of_a_fact(number: int, expected: vm.Fact) -> None:
     ],
 )  # fmt: skip
 def test_where_a_field_comes_from(number: int, path: tuple[Any, ...], value: object, field: str, expected: object) -> None:
-    function, obj = whole()[number]
-    *above, last = path
-    functools.reduce(lambda inner, key: inner[key], above, obj)[last] = value  # type: ignore[arg-type, return-value]
-    fact = function(obj)
+    fact = fact_with(number, path, value)
     assert getattr(fact, field) == expected
     assert fact.complaints == ()  # type: ignore[union-attr]
 
@@ -176,7 +185,9 @@ def test_an_interface_is_known_by_its_network() -> None:
         {"name": "c", "pod": {}},
         {"name": "d", "multus": {"networkName": "net", "default": False}},
     ]
-    found = reduce.virtual_machine(vm_object("web", interfaces=nics, networks=networks)).interfaces
+    fact = reduce.virtual_machine(vm_object("web", interfaces=nics, networks=networks))
+    assert fact.complaints == ()
+    found = fact.interfaces
     assert [(nic.name, nic.nad, nic.primary) for nic in found] == [
         ("a", "demo/net", False),
         ("c", "", False),
@@ -290,6 +301,52 @@ def test_what_cannot_be_read_is_absent_and_said(path: tuple[Any, ...], value: ob
     assert sentence in complaint
 
 
+DEVICES = ("spec", "template", "spec", "domain", "devices", "interfaces")
+MIGRATION_STATE, STATUS_KEY = ("status", "migrationState"), "k8s.v1.cni.cncf.io/network-status"
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "named"),
+    [
+        (0, ("metadata", "creationTimestamp"), "metadata.creationTimestamp"),
+        (0, ("metadata", "annotations", vm.RECORD_ANNOTATION), vm.RECORD_ANNOTATION),
+        (0, ("spec", "template", "spec", "hostname"), "hostname"),
+        (0, (*DEVICES, 0, "macAddress"), "macAddress of interface default"),
+        (0, (*DEVICES, 1, "state"), "state of interface b"),
+        (0, (*DEVICES, 1, "binding", "name"), "binding of interface b"),
+        (0, ("spec", "template", "spec", "networks", 1, "multus", "networkName"), "networkName of b"),
+        (1, ("metadata", "ownerReferences", 0, "name"), "ownerReferences.name"),
+        (1, ("metadata", "ownerReferences", 0, "uid"), "ownerReferences.uid"),
+        (1, ("spec", "hostname"), "hostname"),
+        (1, ("status", "phase"), "status.phase"),
+        (1, ("status", "nodeName"), "status.nodeName"),
+        (1, ("status", "interfaces", 0, "mac"), "status.interfaces: MAC of default"),
+        (1, (*MIGRATION_STATE, "migrationUid"), "status.migrationState.migrationUid"),
+        (1, (*MIGRATION_STATE, "sourceNode"), "status.migrationState.sourceNode"),
+        (1, (*MIGRATION_STATE, "targetNode"), "status.migrationState.targetNode"),
+        (2, ("metadata", "labels", "kubevirt.io/created-by"), "kubevirt.io/created-by"),
+        (2, ("metadata", "labels", "kubevirt.io/migrationJobUID"), "kubevirt.io/migrationJobUID"),
+        (2, ("spec", "nodeName"), "spec.nodeName"),
+        (2, ("status", "phase"), "status.phase"),
+        (3, ("spec", "vmiName"), "spec.vmiName"),
+        (3, ("status", "phase"), "status.phase"),
+        (4, ("metadata", "annotations", vm.CHASSIS_ANNOTATION), vm.CHASSIS_ANNOTATION),
+        (6, ("metadata", "annotations", vm.LOGICAL_SWITCH_KEY), vm.LOGICAL_SWITCH_KEY),
+    ],
+)
+def test_a_field_that_cannot_be_read_is_named(number: int, path: tuple[Any, ...], named: str) -> None:
+    assert fact_with(number, path, 5).complaints == (f"{named}: it is no text",)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("field", ['"pod123"', '"default/net"', '"0a:00:00:00:00:02"'])
+def test_a_network_status_that_cannot_be_read_is_named(field: str) -> None:
+    told = {STATUS_KEY: STATUS.replace(field, "5"), "kubevirt.io/domain": 5}
+    pod = pod_object("p", "web", annotations=told)  # type: ignore[arg-type]
+    assert reduce.launcher(pod).complaints == (f"{STATUS_KEY}: it is no text",)
+    pod["metadata"]["ownerReferences"] = []
+    assert reduce.launcher(pod).complaints[0] == "kubevirt.io/domain: it is no text"
+
+
 @pytest.mark.parametrize("key", ["namespace", "name", "uid"])
 @pytest.mark.parametrize("value", [None, 5, "", "a b", "\x00", []])
 def test_an_object_that_cannot_be_named_is_set_aside(key: str, value: object) -> None:
@@ -360,6 +417,7 @@ def test_too_long_an_annotation_is_not_guessed_at() -> None:
         {"mac": "0a:00:00:00:00:0\x01"},
         {"ips": []},
         {"ips": "10.16.0.9"},
+        {"ips": {"10.16.0.9": 1}},
         {"ips": ["10.16.0.9", "10.16.0.10"]},
         {"ips": ["fd00::15%x"]},
         {"ips": [168820745]},
@@ -379,3 +437,13 @@ def test_a_record_of_many_ports_claims_nothing() -> None:
     raw = json.loads(RECORD)
     raw["ports"] = {f"p{n}": raw["ports"]["web.default"] for n in range(limits.LEASES + 1)}
     assert records.parse(json.dumps(raw)) is None
+
+
+def test_equal_records_give_equal_texts() -> None:
+    raw = json.loads(RECORD)
+    raw["ports"]["web.a"] = raw["ports"]["web.default"] | {"ips": ["10.16.0.10"]}
+    record = records.parse(json.dumps(raw))
+    assert record is not None
+    turned = replace(record, leases=record.leases[::-1])
+    assert records.render(turned) == records.render(record)
+    assert list(json.loads(records.render(record))["ports"]) == ["web.a", "web.default"]

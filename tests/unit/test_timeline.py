@@ -133,6 +133,16 @@ def test_a_source_that_is_away_for_a_moment_has_not_let_go() -> None:
     assert timeline.at(Step.LET_GO, PORT) == 2.0
 
 
+def test_a_binding_that_names_no_chassis_for_a_moment_says_nothing_of_the_source() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1", "chassis2")
+    lab.vmi("node1", **READY)
+    timeline = lab.look(11.0, "")
+    assert timeline is not None
+    assert timeline.at(Step.LET_GO, PORT) is None
+
+
 def test_a_target_that_is_plugged_too_late() -> None:
     lab = Watched()
     lab.target()
@@ -327,8 +337,69 @@ def test_the_essence(times: dict[Step, float], expected: str) -> None:
     assert summary(begun, PORT) == "; ".join(filter(None, (expected, "this agent did not see the beginning")))
 
 
+def test_what_was_late_is_told_port_by_port() -> None:
+    names = [f"web.{number}" for number in range(9)]
+    timeline = seen({BOUND: 0.0})
+    for name in names[::-1]:
+        steps, chassis = timeline.steps.set((COMMITTED, name), 1.0), timeline.chassis.set(name, ("A", "B"))
+        timeline = replace(timeline, steps=steps, chassis=chassis)
+    assert [sentence.partition(":")[0] for sentence in late(timeline)] == names
+
+
 def test_the_order_of_what_was_seen() -> None:
     timeline = seen({LAST: 2.0, OVER: 1.0, ACTIVATED: 1.0, BOUND: 0.0})
     assert [step for (step, _), _ in timeline.marks] == [BOUND, ACTIVATED, OVER, LAST]
     assert (timeline.seconds, seen({}).seconds) == (2.0, 0.0)
     assert (timeline.over, seen({}, Outcome.DONE).over) == (False, True)
+
+
+def test_what_the_beginning_says_of_it() -> None:
+    lab = Watched()
+    migration = migration_object("m1", "web", "Running")
+    migration["metadata"]["name"] = "evacuation"
+    lab.desk.feed("ADDED", "virtualmachineinstancemigrations", migration)
+    for before in ("a", "z"):
+        lab.migration("Failed", before)
+    lab.desk.feed("ADDED", "pods", pod_object("web-m1", "web", node="node2", migration="m1"))
+    timeline = lab.look(10.0, "chassis1")
+    assert timeline is not None
+    assert (timeline.vm, timeline.uid, timeline.name, timeline.source, timeline.target, timeline.began) == (
+        WEB,
+        "m1",
+        "evacuation",
+        "node1",
+        "node2",
+        10.0,
+    )
+    assert timeline.chassis == Map({PORT: ("chassis1", "chassis2")})
+
+
+@pytest.mark.parametrize(
+    ("told", "nodes"), [(READY, ("node1", "node2")), ({**READY, "migrationUid": "m0"}, ("", "")), ({}, ("", ""))]
+)
+def test_one_that_is_about_to_be_over_when_it_is_first_seen(told: dict[str, str], nodes: tuple[str, str]) -> None:
+    """The nodes are those that the VMI tells of this migration; two chassis still stand in the row."""
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.timelines = Timelines()  # another agent
+    lab.vmi("node2", **told)
+    lab.migration("Succeeded")
+    timeline = lab.look(11.0, "chassis1", "chassis2", first=True)
+    assert timeline is not None
+    assert (timeline.uid, timeline.source, timeline.target, timeline.over) == ("m1", *nodes, False)
+    timeline = lab.look(12.0, "chassis2")
+    assert timeline is not None
+    assert timeline.outcome is Outcome.DONE
+
+
+def test_a_target_that_is_not_known_is_nowhere() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.timelines = Timelines()  # another agent
+    lab.vmi("")
+    timeline = lab.look(11.0, "chassis1", first=True)
+    assert timeline is not None
+    assert timeline.target == ""
+    assert Step.MOVED not in {step for step, _ in timeline.unseen}

@@ -94,7 +94,7 @@ def test_what_is_no_mac(text: str) -> None:
         (values.parse_namespaced, ["demo/net", "demo/a.b"], ["demo", "a.b/c", "a/b/c", "/b", "a/"]),
         (values.parse_uid, ["c8d0-1", "UID"], ["", "a b", "a.b", "a" * 65, "\uff11"]),
         (values.parse_uid, ["a" * 64], []),
-        (values.parse_domain, [f"{LONG}.{'a' * 61}"], [f"{LONG}.{'a' * 62}", "\u0130"]),
+        (values.parse_domain, [f"{LONG}.{'a' * 61}"], [f"{LONG}.{'a' * 62}", "\u0130", "\u212a"]),
         (values.parse_phase, ["Running", "WaitingForSync", "a" * 63], ["", "Run ning", "R\u0443nning", "a" * 64]),
         (values.parse_time, ["2026-01-01T00:00:00Z"], ["", "2026", "2026-01-01T00:00:00Z\n", "\u0662026-01-01T00:00:00Z"]),
         (values.parse_interface, ["default", "Net_1-a", "a" * 253], ["a" * 254, "", "a.b", "a/b", "a b", "a,b", "a\n"]),
