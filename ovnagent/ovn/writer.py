@@ -154,8 +154,8 @@ class Writer:
     # -- writing
 
     def _write(self, batch: _Batch, groups: Numbered) -> None:
-        """One transaction; where it is refused, its halves, until the group that is to blame is alone. Groups that hand on an
-        address to each other stay together: in the second half, its old holder's row would have it for a while longer."""
+        """One transaction; where it is refused, its halves, until the group that is to blame is alone. Groups that hand on
+        an address to each other stay together: in another half, its old holder's row would have it for a while longer."""
         groups, asked = self._compose(batch, groups)
         if not groups:
             return

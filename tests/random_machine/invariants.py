@@ -106,7 +106,8 @@ class Invariants:
         here = chassis_of(guest.node)
         if after is None:
             raise ViolationError(f"{name} was deleted, whose guest runs on {here}")
-        if here in old and here not in new:
+        ends = machine.vmi is None or machine.vmi.deleting
+        if here in old and here not in new and not ends:
             raise ViolationError(f"{name} went from {old} to {new}, and its guest runs on {here}")
         if len(old) == LIST and len(new) == 1 and after["uuid"] not in self.tampered:
             self._let_go(machine, name, old, new)
@@ -241,7 +242,7 @@ class Invariants:
             want = [((), "")]
         elif guest is None or vmi is None or vmi.deleting or vmi.final:
             return
-        elif move is not None and move.target is not None and move.target.node and not move.doomed:
+        elif move is not None and move.target is not None and move.target.node and not move.doomed and not move.deleting:
             here, target = chassis_of(guest.node), chassis_of(move.target.node)
             if move.switched:
                 if target in asked:

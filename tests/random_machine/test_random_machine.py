@@ -1,5 +1,5 @@
-"""10,000 random steps of the whole agent. `MACHINE_SEED=<seed>` does a run again, `MACHINE_SEED=<seed>/<episode>` one episode
-of it; `MACHINE_STEPS` sets how many steps there are."""
+"""10,000 random steps of the whole agent. `MACHINE_SEED=<seed>` does a run again, `MACHINE_SEED=<seed>/<episode>` one
+episode of it; `MACHINE_STEPS` sets how many steps there are."""
 
 from __future__ import annotations
 
