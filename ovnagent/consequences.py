@@ -60,7 +60,8 @@ class Consequences:
             self._announcer.drift(result.key, len(group))
         if result.owner is None and case.facts.empty and not result.wanted:
             self._kube.store.forget(result.key)
-        self._record(result, case)
+        if not error:
+            self._record(result, case)
         self._dirty.later(result.key, REFUSED_RETRY_SECONDS if error else result.look_again)
         timeline = self._timelines.look(case, result, news, done, first) if not error else None
         self._announcer.tell(result, case, () if error else group, problems, before.problems, done - news, timeline)

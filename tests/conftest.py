@@ -41,6 +41,7 @@ NEEDS = {
         "socat",
     ),
     "integration": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool"),
+    "random_machine": ("ovn-nbctl", "ovs-vswitchd"),
     "e2e": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "openssl"),
     "monitoring": ("promtool", "prometheus", "ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "openssl"),
     "lab": ("ovn-nbctl", "ovn-controller", "ovs-vswitchd", "ip", "ethtool", "qemu-system-x86_64", "busybox", "openssl"),

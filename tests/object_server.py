@@ -138,6 +138,13 @@ class ObjectServer:
                     each.forgotten = each.log[-keep - 1][0]
                     del each.log[:-keep]
 
+    def news(self, kind: str, version: int) -> list[tuple[int, bytes]]:
+        """What a watch from this resource version on would tell by now: (resource version, line)."""
+        with self._changed:
+            collection = self._kinds[kind]
+            assert version >= collection.forgotten, "gone"
+            return [(at, line) for at, line in collection.log if at > version]
+
     # -- what clients ask
 
     def _happened(self, kind: str, name: Name, what: str) -> None:

@@ -243,7 +243,8 @@ def _migrating(
         return swapped
     if binding is not None and (target in binding.activated or target == binding.chassis):
         return replace(forward, line=Line.ACTIVATED)
-    patience = 0.0 if binding_method in SILENT_BINDINGS else RESCUE_SECONDS
+    # (An agent that has just started has not heard of the binding yet.)
+    patience = 0.0 if binding_method in SILENT_BINDINGS and binding is not None else RESCUE_SECONDS
     return swapped if elapsed >= patience else _later(forward, patience - elapsed, Line.ANNOUNCEMENT_DUE)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn import aside
-from ovnagent.ovn.changes import Change, CreateSwitch, Known, Operation, operations
+from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, DeletePort, Known, Operation, UpdatePort, operations
 from ovnagent.ovn.connection import Connection
 from ovnagent.ovn.transaction import AnswerLostError, NotCommittedError, RefusedError, transact
 
@@ -154,7 +154,8 @@ class Writer:
     # -- writing
 
     def _write(self, batch: _Batch, groups: Numbered) -> None:
-        """One transaction; where it is refused, its halves, until the group that is to blame is alone."""
+        """One transaction; where it is refused, its halves, until the group that is to blame is alone. Groups that hand on
+        an address to each other stay together: in another half, its old holder's row would have it for a while longer."""
         groups, asked = self._compose(batch, groups)
         if not groups:
             return
@@ -168,12 +169,13 @@ class Writer:
         else:
             batch.committed.update(index for index, _ in groups)
             return
-        if len(groups) == 1:
-            batch.errors[groups[0][0]] = refusal
+        units = _units(groups)
+        if len(units) == 1:
+            batch.errors = [refusal if at in dict(groups) else error for at, error in enumerate(batch.errors)]
             return
-        half = len(groups) // 2
-        self._write(batch, groups[:half])
-        self._write(batch, groups[half:])
+        half = len(units) // 2
+        self._write(batch, [each for unit in units[:half] for each in unit])
+        self._write(batch, [each for unit in units[half:] for each in unit])
 
     def _note_lost_answer(self, batch: _Batch, groups: Numbered) -> None:
         """Whatever it was: the next transactions are smaller, until the one with which it happens is alone."""
@@ -203,6 +205,44 @@ class _Batch:
     def __init__(self, groups: Sequence[Group]) -> None:
         self.errors: list[str | None] = [None] * len(groups)
         self.committed: set[int] = set()
+
+
+def _units(groups: Numbered) -> list[Numbered]:
+    """The groups, those together of which one takes an address or a MAC that another's rows have now."""
+    had = [_words(group, before=True) for _, group in groups]
+    has = [_words(group, before=False) for _, group in groups]
+    givers = {word: place for place in range(len(groups)) for word in had[place] - has[place]}
+    first = list(range(len(groups)))
+
+    def found(place: int) -> int:
+        while first[place] != place:
+            place = first[place]
+        return place
+
+    for place in range(len(groups)):
+        for giver in {givers[word] for word in has[place] - had[place] if word in givers}:
+            first[found(place)] = found(giver)
+    units: dict[int, Numbered] = {}
+    for place, each in enumerate(groups):
+        units.setdefault(found(place), []).append(each)
+    return list(units.values())
+
+
+def _words(group: Group, before: bool) -> set[tuple[str, str]]:
+    """(switch, address or MAC) of a group's ports, before or after its changes."""
+    found: set[tuple[str, str]] = set()
+    for change in group.changes:
+        match change:
+            case CreatePort(port):
+                ports = [] if before else [port]
+            case UpdatePort(present, port):
+                ports = [present.port if before else port]
+            case DeletePort(present):
+                ports = [present.port] if before else []
+            case _:
+                ports = []
+        found |= {(port.switch, word) for port in ports for entry in port.addresses for word in entry.split()}
+    return found
 
 
 def _with_created(known: Known, groups: Numbered) -> Known:

@@ -128,7 +128,7 @@ def test_rows_and_switches_that_vanish_meanwhile_stop_nobody(nb: Server, agent: 
             group(DeletePort(gone["vm1"])),
             group(UpdatePort(gone["vm2"], port("vm2", ip="10.16.0.9"))),
             group(UpdatePort(gone["vm3"], port("vm3", switch="vlan7"))),
-            group(CreatePort(port("vm4"))),
+            group(CreatePort(replace(port("vm4"), addresses=("02:00:00:00:00:04 10.16.0.4",)))),
             group(CreatePort(port("vm5", switch="no-such-switch"))),
         ]
     )
@@ -380,3 +380,21 @@ def test_the_go_ahead_in_nb_global_is_seen_and_removed(nb: Server, agent: Agent)
     agent.northbound.commit([Group("go", (SetGlobal("go", ""),))])
     wait_for(lambda: agent.now.global_ids.get("go") is None, SECONDS, "the copy without the key")
     assert nb.nbctl("get", "NB_Global", ".", "external_ids") == '{theirs="1"}'
+
+
+def test_an_address_is_not_handed_on_without_its_old_holder(nb: Server, agent: Agent) -> None:
+    """Where a transaction is refused, it is written in parts; no part gives an address to a second port."""
+    assert agent.commit(CreatePort(port("old", ip="10.16.0.5"))) is None
+    old = agent.row("old")
+    nb.nbctl("ls-add", "elsewhere")
+    nb.nbctl("lsp-add", "elsewhere", "taken")
+    moved = replace(old.port, addresses=("02:00:00:00:00:02 10.16.0.6",))
+    heir, stranger = port("heir", ip="10.16.0.5"), replace(port("stranger"), addresses=("02:00:00:00:00:03 10.16.0.9",))
+    groups = [group(CreatePort(heir)), group(CreatePort(stranger)), group(UpdatePort(old, moved), CreatePort(port("taken")))]
+    errors = agent.northbound.commit(groups)
+    assert errors[0]
+    assert errors[1] is None
+    assert errors[2]
+    assert nb.nbctl("lsp-get-addresses", "old") == "02:00:00:00:00:01 10.16.0.5"
+    assert "heir" not in nb.nbctl("lsp-list", "pods")
+    assert agent.northbound.commit([groups[0], group(UpdatePort(old, moved))]) == [None, None]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ovnagent.core.placement import Binding
 from ovnagent.core.vm import VmKey
 from tests.scenarios.traces import desk, replay
 
@@ -35,6 +36,8 @@ ENDS = {
 def test_a_recorded_stream_ends_in_the_right_rows(name: str, traces: Path) -> None:
     vm, end = ENDS[name]
     made = desk()
+    if name == "migration-succeeds":
+        made.bindings[POD.format(vm)] = Binding("chassis2", ("chassis1",))
     addresses: dict[str, tuple[str, ...]] = {}
     for event in replay(traces / f"{name}.jsonl", made):
         key = VmKey("demo", vm)

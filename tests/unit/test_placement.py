@@ -145,6 +145,13 @@ def test_where_nothing_announces_the_target_it_is_opened_at_once(binding_method:
     assert asks(place(READY, both("A", "B"), ALSO_B, CHASSIS, binding_method, 0.0)) == BA
 
 
+@pytest.mark.parametrize("binding_method", ["masquerade", "passt"])
+def test_an_agent_that_has_just_started_first_hears_whether_it_is_open_already(binding_method: str) -> None:
+    made = place(READY, both("A", "B"), None, CHASSIS, binding_method, 0.0)
+    assert (asks(made), made.look_again) == (AB, RESCUE_SECONDS)
+    assert asks(place(READY, both("A", "B"), None, CHASSIS, binding_method, RESCUE_SECONDS)) == BA
+
+
 @pytest.mark.parametrize(
     ("where", "present", "expected", "words"),
     [
