@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from statistics import quantiles
@@ -177,12 +177,14 @@ class Storm:
         names = [f"{vm['metadata']['name']}.{NAMESPACE}" for vm in self.vms]
         pods = [pod["metadata"]["name"] for _, pod in targets[1]]
         wait_for(lambda: all((name, 2) in self.ports.chassis for name in names), 60, "both chassis on all")
+        wait_for(lambda: all(pod in self.pods.last for pod in pods), 60, "all targets heard of")
         took = [self.ports.chassis[name, 2] - self.pods.last[pod] for name, pod in zip(names, pods, strict=True)]
         self._note("listed", f"{len(self.vms)} migrations bound at once: both listed", took)
         self._move(bindings, "chassis1", chassis=0, additional=1)
         for name in names:
             self.ports.chassis.pop((name, 1), None)
         written: dict[str, float] = {}
+        began = time.monotonic()
         vms = iter(self.vms)
         while batch := list(islice(vms, 13)):  # three objects each: one transaction of etcd's
             population.write(self.lab.kube, [each for vm in batch for each in population.arrival(vm, SOURCE, TARGET)])
@@ -190,15 +192,18 @@ class Storm:
             self._move([bindings[names.index(name)] for name in some], "chassis1", chassis=1, additional=None)
             written |= dict.fromkeys(some, time.monotonic())
         wait_for(lambda: all((name, 1) in self.ports.chassis for name in names), 60, "one chassis on all")
-        took = []
-        for vm, name in zip(self.vms, names, strict=True):
-            plain = vm["metadata"]["name"]
-            heard = (self.vmis.last[plain], self.migrations.last[f"{plain}-move"], self._source(plain))
-            took.append(self.ports.chassis[name, 1] - max(written[name], *heard))
+        plain = [vm["metadata"]["name"] for vm in self.vms]
+        wait_for(lambda: all(self._ended(each) > began for each in plain), 60, "all ends heard of")
+        took = [
+            self.ports.chassis[port, 1] - max(written[port], self._ended(each, max))
+            for each, port in zip(plain, names, strict=True)
+        ]
         self._note("ends", "  their ends: last write", took)
 
-    def _source(self, name: str) -> float:
-        return self.pods.last[f"virt-launcher-{name}-x7k2p"]
+    def _ended(self, vm: str, choose: Callable[..., float] = min) -> float:
+        """When the first, or the last, of the facts of a migration's end was heard of."""
+        pod = f"virt-launcher-{vm}-x7k2p"
+        return choose(self.vmis.last[vm], self.migrations.last[f"{vm}-move"], self.pods.last[pod])
 
     def _bind(self) -> list[str]:
         """Each VM's port bound in SB on the source; UUIDs."""
