@@ -54,7 +54,9 @@ class Heard:
             try:
                 for line in self._client.lines(f"{self._path}&resourceVersion={version}", 600):
                     version = self._note(line)
-            except (HTTPError, ApiError, KeyError):
+            except KeyError:  # an ERROR: what it has seen last is too old
+                version = "0"
+            except (HTTPError, ApiError):
                 time.sleep(0.1)
 
     def _note(self, line: bytes) -> str:
@@ -140,6 +142,7 @@ class Storm:
 
     def steady(self, rate: int, seconds: int) -> None:
         """Each change asks for another MAC: a row, a record and an Event."""
+        wait_for(lambda: self.lab.agent.metric("ovnagent_records_pending") == 0, 600, "a record on each VM")
         before = {what: requests(self.lab.kube, *what) for what in (("PATCH", "virtualmachines"), ("POST", "events"))}
         asked: list[tuple[str, str]] = []
         began = time.monotonic()
