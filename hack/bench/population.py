@@ -122,10 +122,11 @@ def arrival(vm: Obj, source: str, target: str) -> Iterator[tuple[str, Obj]]:
     yield from ((key, moving), (key_of(vmi), vmi), (key_of(pod), pod))
 
 
-def requesting(vm: Obj, node: str, address: str) -> tuple[str, Obj]:
-    """The VM's VMI, asking for an address."""
+def requesting(vm: Obj, node: str, mac: str) -> tuple[str, Obj]:
+    """The VM's VMI, asking for a MAC, with which the guest runs."""
     vmi = instance(vm, node)
-    vmi["metadata"]["annotations"]["ovn.kubernetes.io/ip_address"] = address
+    vmi["metadata"]["annotations"]["ovn.kubernetes.io/mac_address"] = mac
+    vmi["status"]["interfaces"][0]["mac"] = mac
     return key_of(vmi), _complete(vmi)
 
 

@@ -15,9 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from statistics import quantiles
@@ -30,7 +28,7 @@ from hack.bench import population
 from hack.bench.rig import Rig, caught_up, requests, rig, say, start
 from hack.lab.kubevirt.api import Obj
 from hack.lab.process import wait_for
-from ovnagent.kube.client import Client, KubeConfig
+from ovnagent.kube.client import ApiError, Client, KubeConfig
 
 NAMESPACE = "moving"
 SOURCE, TARGET = "node0", "node1"
@@ -44,18 +42,31 @@ class Heard:
     """When a watch of its own heard of an object: each time."""
 
     def __init__(self, client: Client, root: str, plural: str) -> None:
-        self.times: defaultdict[str, list[float]] = defaultdict(list)
-        self._client, self._path = client, f"{root}/namespaces/{NAMESPACE}/{plural}?watch=true&resourceVersion=0"
+        self.last: dict[str, float] = {}
+        self.asking: dict[tuple[str, str], float] = {}
+        """(object, MAC) -> when it was first heard to ask for it."""
+        self._client, self._path = client, f"{root}/namespaces/{NAMESPACE}/{plural}?watch=true"
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        with suppress(HTTPError):  # the API server has ended
-            for line in self._client.lines(self._path, 600):
-                now = time.monotonic()
-                self.times[orjson.loads(line)["object"]["metadata"]["name"]].append(now)
+        version = "0"
+        while True:  # the API server ends the watch of a client that it finds slow
+            try:
+                for line in self._client.lines(f"{self._path}&resourceVersion={version}", 600):
+                    version = self._note(line)
+            except KeyError:  # an ERROR: what it has seen last is too old
+                version = "0"
+            except (HTTPError, ApiError):
+                time.sleep(0.1)
 
-    def last(self, name: str) -> float:
-        return self.times[name][-1]
+    def _note(self, line: bytes) -> str:
+        now = time.monotonic()
+        meta = orjson.loads(line)["object"]["metadata"]
+        self.last[meta["name"]] = now
+        if mac := meta.get("annotations", {}).get("ovn.kubernetes.io/mac_address"):
+            self.asking.setdefault((meta["name"], mac), now)
+        version: str = meta["resourceVersion"]
+        return version
 
 
 class Ports:
@@ -65,6 +76,7 @@ class Ports:
         self.chassis: dict[tuple[str, int], float] = {}
         """(port, number of chassis) -> when it last came to name so many."""
         self.addresses: dict[tuple[str, str], float] = {}
+        """(port, MAC) -> when it came to have it."""
         table = ("OVN_Northbound", "Logical_Switch_Port", "name,options,addresses")
         command = ["ovsdb-client", "--format=json", "monitor", lab.nb.remote, *table]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -79,7 +91,7 @@ class Ports:
                     chassis = dict(options[1]).get("requested-chassis", "")
                     self.chassis[name, chassis.count(",") + 1] = now
                     if isinstance(addresses, str):
-                        self.addresses.setdefault((name, addresses.rpartition(" ")[2]), now)
+                        self.addresses.setdefault((name, addresses.partition(" ")[0]), now)
 
     def close(self) -> None:
         self._process.kill()
@@ -105,7 +117,7 @@ class Storm:
         self.vmis = Heard(client, "/apis/kubevirt.io/v1", "virtualmachineinstances")
         self.migrations = Heard(client, "/apis/kubevirt.io/v1", "virtualmachineinstancemigrations")
         self.ports = Ports(lab)
-        wait_for(lambda: len(self.vmis.times) == len(vms), 60, "all VMIs heard of")
+        wait_for(lambda: len(self.vmis.last) == len(vms), 60, "all VMIs heard of")
 
     def _note(self, name: str, what: str, seconds: Iterable[float]) -> None:
         self.figures[name] = [max(0.0, each) * 1000 for each in seconds]
@@ -115,12 +127,12 @@ class Storm:
         """What one row costs without an agent: from the transaction to the same monitor."""
         took = []
         for number in range(FLOORS):
-            name, address = f"floor{number}.{NAMESPACE}", f"10.17.0.{number}"
-            row = {"name": name, "addresses": f"02:00:00:00:00:{number:02x} {address}"}
+            name, mac = f"floor{number}.{NAMESPACE}", f"02:00:00:00:00:{number:02x}"
+            row = {"name": name, "addresses": f"{mac} 10.17.0.{number}"}
             began = time.monotonic()
             self._on_a_switch(row)
-            wait_for(lambda key=(name, address): key in self.ports.addresses, 10, "the floor's row")
-            took.append(self.ports.addresses[name, address] - began)
+            wait_for(lambda key=(name, mac): key in self.ports.addresses, 10, "the floor's row")
+            took.append(self.ports.addresses[name, mac] - began)
         self._note("floor", "floor: one row, from raw transaction to monitor", took)
 
     def _on_a_switch(self, row: dict[str, Any]) -> None:
@@ -129,7 +141,8 @@ class Storm:
         self.lab.nb.transact(insert, switch)
 
     def steady(self, rate: int, seconds: int) -> None:
-        """Each change asks for another address: a row, a record and an Event."""
+        """Each change asks for another MAC: a row, a record and an Event."""
+        wait_for(lambda: self.lab.agent.metric("ovnagent_records_pending") == 0, 600, "a record on each VM")
         before = {what: requests(self.lab.kube, *what) for what in (("PATCH", "virtualmachines"), ("POST", "events"))}
         asked: list[tuple[str, str]] = []
         began = time.monotonic()
@@ -137,18 +150,19 @@ class Storm:
             time.sleep(max(0.0, began + first / rate - time.monotonic()))
             entries = []
             for number in range(first, first + BURST):
-                vm, address = self.vms[number % len(self.vms)], f"10.16.{200 + number // 250}.{number % 250 + 1}"
-                entries.append(population.requesting(vm, SOURCE, address))
-                asked.append((vm["metadata"]["name"], address))
+                vm, mac = self.vms[number % len(self.vms)], f"02:aa:00:00:{number >> 8:02x}:{number & 255:02x}"
+                entries.append(population.requesting(vm, SOURCE, mac))
+                asked.append((vm["metadata"]["name"], mac))
             population.write(self.lab.kube, entries)
         took = time.monotonic() - began
-        name, address = asked[-1]
-        wait_for(lambda: (f"{name}.{NAMESPACE}", address) in self.ports.addresses, 60, "the last change")
-        found = []
-        for number, (name, address) in enumerate(asked):
-            heard = self.vmis.times[name][number // len(self.vms) + 1]
-            if at := self.ports.addresses.get((f"{name}.{NAMESPACE}", address)):
-                found.append(at - heard)
+        name, mac = asked[-1]
+        wait_for(lambda: (f"{name}.{NAMESPACE}", mac) in self.ports.addresses, 60, "the last change")
+        wait_for(lambda: (name, mac) in self.vmis.asking, 60, "the last change heard of")
+        found = [
+            self.ports.addresses[port, mac] - heard
+            for (name, mac), heard in self.vmis.asking.items()
+            if ((port := f"{name}.{NAMESPACE}"), mac) in self.ports.addresses
+        ]
         overtaken = len(asked) - len(found)
         self._note("steady", f"{len(asked) / took:.0f} changes a second ({overtaken} overtaken)", found)
         wait_for(lambda: self.lab.agent.metric("ovnagent_records_pending") == 0, 300, "all records written")
@@ -160,19 +174,20 @@ class Storm:
         bindings = self._bind()
         targets = list(zip(*(list(population.migration(vm, TARGET)) for vm in self.vms), strict=True))
         population.write(self.lab.kube, targets[0])
-        wait_for(lambda: len(self.migrations.times) == len(self.vms), 60, "all migrations heard of")
+        wait_for(lambda: len(self.migrations.last) == len(self.vms), 60, "all migrations heard of")
         time.sleep(1)
         population.write(self.lab.kube, targets[1])
         names = [f"{vm['metadata']['name']}.{NAMESPACE}" for vm in self.vms]
         pods = [pod["metadata"]["name"] for _, pod in targets[1]]
         wait_for(lambda: all((name, 2) in self.ports.chassis for name in names), 60, "both chassis on all")
-        took = [self.ports.chassis[name, 2] - self.pods.last(pod) for name, pod in zip(names, pods, strict=True)]
+        wait_for(lambda: all(pod in self.pods.last for pod in pods), 60, "all targets heard of")
+        took = [self.ports.chassis[name, 2] - self.pods.last[pod] for name, pod in zip(names, pods, strict=True)]
         self._note("listed", f"{len(self.vms)} migrations bound at once: both listed", took)
         self._move(bindings, "chassis1", chassis=0, additional=1)
-        time.sleep(2)
         for name in names:
             self.ports.chassis.pop((name, 1), None)
         written: dict[str, float] = {}
+        began = time.monotonic()
         vms = iter(self.vms)
         while batch := list(islice(vms, 13)):  # three objects each: one transaction of etcd's
             population.write(self.lab.kube, [each for vm in batch for each in population.arrival(vm, SOURCE, TARGET)])
@@ -180,15 +195,18 @@ class Storm:
             self._move([bindings[names.index(name)] for name in some], "chassis1", chassis=1, additional=None)
             written |= dict.fromkeys(some, time.monotonic())
         wait_for(lambda: all((name, 1) in self.ports.chassis for name in names), 60, "one chassis on all")
-        took = []
-        for vm, name in zip(self.vms, names, strict=True):
-            plain = vm["metadata"]["name"]
-            heard = (self.vmis.last(plain), self.migrations.last(f"{plain}-move"), self._source(plain))
-            took.append(self.ports.chassis[name, 1] - max(written[name], *heard))
+        plain = [vm["metadata"]["name"] for vm in self.vms]
+        wait_for(lambda: all(self._ended(each) > began for each in plain), 60, "all ends heard of")
+        took = [
+            self.ports.chassis[port, 1] - max(written[port], self._ended(each, max))
+            for each, port in zip(plain, names, strict=True)
+        ]
         self._note("ends", "  their ends: last write", took)
 
-    def _source(self, name: str) -> float:
-        return self.pods.last(f"virt-launcher-{name}-x7k2p")
+    def _ended(self, vm: str, choose: Callable[..., float] = min) -> float:
+        """When the first, or the last, of the facts of a migration's end was heard of."""
+        pod = f"virt-launcher-{vm}-x7k2p"
+        return choose(self.vmis.last[vm], self.migrations.last[f"{vm}-move"], self.pods.last[pod])
 
     def _bind(self) -> list[str]:
         """Each VM's port bound in SB on the source; UUIDs."""
