@@ -1,7 +1,7 @@
 """The dashboard of deploy/components/monitoring as a picture: each panel's own queries, answered by a real Prometheus that
 scraped real agents while VMs came, migrated and went, drawn where the dashboard puts them. It is no Grafana's picture.
 
-    python -m hack.bench.dashboard docs/images/dashboard.svg [--seconds 150]
+    python -m hack.bench.dashboard docs/images/dashboard.svg [--seconds 120]
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def main() -> None:
     """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--seconds", type=float, default=150.0, help="of load; default: 150")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of load; default: 120")
     options = parser.parse_args()
     rules = yaml.safe_load((COMPONENT / "rules.yaml").read_text())["spec"]
     with (
