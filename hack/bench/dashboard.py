@@ -1,7 +1,7 @@
 """The dashboard of deploy/components/monitoring as a picture: each panel's own queries, answered by a real Prometheus that
 scraped real agents while VMs came, migrated and went, drawn where the dashboard puts them. It is no Grafana's picture.
 
-    python -m hack.bench.dashboard docs/images/dashboard.svg [--seconds 150]
+    python -m hack.bench.dashboard docs/images/dashboard.svg [--seconds 120]
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def draw(path: Path, prometheus: Prometheus, since: float, until: float) -> None
         if panel["type"] == "row":
             figure.text(x + 0.005, y + height / 3, panel["title"], fontsize=10, fontweight="bold")
             continue
-        axes = figure.add_axes((x + 0.03, y + 0.22 * height, width - 0.04, 0.62 * height))
+        axes = figure.add_axes((x + 0.04, y + 0.22 * height, width - 0.05, 0.62 * height))
         axes.set_title(panel["title"], fontsize=8, loc="left")
         show = _stat if panel["type"] == "stat" else _course
         show(axes, panel, prometheus, since, until)
@@ -108,8 +108,10 @@ def _course(axes: Any, panel: Mapping[str, Any], prometheus: Prometheus, since: 
     for target in panel["targets"]:
         for labels, times, values in prometheus.course(target["expr"], since, until):
             name = re.sub(r"{{(\w+)}}", lambda match, labels=labels: labels.get(match[1], ""), target["legendFormat"])
-            points = [math.nan if math.isnan(value) else value * factor for value in values]
-            axes.plot([at - since for at in times], points, linewidth=1, label=name.strip() or "-")
+            known = dict(zip(map(round, times), values, strict=True))  # what is missing leaves a gap: an agent that was down
+            seconds = range(round(times[0]), round(times[-1]) + 1)
+            points = [known.get(at, math.nan) * factor for at in seconds]
+            axes.plot([at - since for at in seconds], points, linewidth=1, label=name.strip() or "-")
     axes.set_xlim(0, until - since)
     axes.set_ylim(bottom=settings["min"] * factor, top=settings["max"] * factor if "max" in settings else None)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
@@ -122,7 +124,7 @@ def main() -> None:
     """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--seconds", type=float, default=150.0, help="of load; default: 150")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of load; default: 120")
     options = parser.parse_args()
     rules = yaml.safe_load((COMPONENT / "rules.yaml").read_text())["spec"]
     with (

@@ -24,19 +24,29 @@ from ovnagent.supervision import Supervisor
 from ovnagent.timelines import Timelines
 from tests.e2e.conftest import Lab
 from tests.e2e.test_commands import frozen
+from tests.shown import compare
 
 
 def urls(lab: Lab) -> list[str]:
     return [word for agent in lab.agent.agents for word in ("--url", f"http://127.0.0.1:{agent.port}")]
 
 
-def why(lab: Lab, *arguments: str, status: int = 1) -> dict[str, Any]:
-    """The one chain of a VM; the command's exit status is checked."""
-    command = [sys.executable, "-m", "ovnagent", "why", *arguments, "-o", "json", *urls(lab), "--config", lab.agent.config]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=90, check=False)
-    assert done.returncode == status, f"exit {done.returncode}: {done.stdout}{done.stderr}"
-    (chain,) = json.loads(done.stdout)
+def why(lab: Lab, *arguments: str, status: int = 1, shown: str = "") -> dict[str, Any]:
+    """The one chain of a VM; the command's exit status is checked. `shown`: the docs have its text under this name."""
+    common = ("why", *arguments, *urls(lab), "--config", lab.agent.config)
+    (chain,) = json.loads(asked(lab, *common, "-o", "json", status=status))
+    if shown:
+        output = asked(lab, *common, status=status)
+        compare(shown, f"ovnagent why {' '.join(arguments)}", output)
     return chain  # type: ignore[no-any-return]
+
+
+def asked(lab: Lab, *arguments: object, status: int = 0) -> str:
+    """What a command prints."""
+    command = [sys.executable, "-m", "ovnagent", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == status, f"exit {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout
 
 
 def text(chain: dict[str, Any]) -> str:
@@ -45,8 +55,7 @@ def text(chain: dict[str, Any]) -> str:
 
 
 def migrations(lab: Lab, *arguments: str) -> str:
-    command = [sys.executable, "-m", "ovnagent", "migrations", *arguments, *urls(lab)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return asked(lab, "migrations", *arguments, *urls(lab))
 
 
 @contextmanager
@@ -74,18 +83,18 @@ def test_a_vm_that_is_not_there(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotations", "broken", "words"),
+    ("annotations", "broken", "words", "shown"),
     [
-        ({"ip_address": "10.16.0.300"}, "request", "10.16.0.300"),
-        ({"logical_switch": "nowhere"}, "request", "names nowhere, which is not configured"),
-        ({"ip_address": "10.99.0.1"}, "granted", "lies outside"),
-        ({"ip_address": "10.16.0.1"}, "granted", "is the gateway of 10.16.0.0/16"),
+        ({"ip_address": "10.16.0.300"}, "request", "10.16.0.300", "why-malformed"),
+        ({"logical_switch": "nowhere"}, "request", "names nowhere, which is not configured", "why-network"),
+        ({"ip_address": "10.99.0.1"}, "granted", "lies outside", "why-outside"),
+        ({"ip_address": "10.16.0.1"}, "granted", "is the gateway of 10.16.0.0/16", ""),
     ],
     ids=["malformed", "unknown network", "outside", "gateway"],
 )
-def test_a_wish_that_cannot_be_granted(lab: Lab, annotations: dict[str, str], broken: str, words: str) -> None:
+def test_a_wish_that_cannot_be_granted(lab: Lab, annotations: dict[str, str], broken: str, words: str, shown: str) -> None:
     lab.create("web", "Halted", **annotations)
-    chain = why(lab, "web")
+    chain = why(lab, "web", shown=shown)
     assert chain["broken"] == broken
     assert words in text(chain)
 
@@ -94,7 +103,7 @@ def test_an_address_that_another_vm_holds(lab: Lab) -> None:
     lab.create("web", "Halted", ip_address="10.16.0.15")
     wait_for(lambda: lab.ovn.port("web.default"), 10, "the port")
     lab.create("clone", "Halted", ip_address="10.16.0.15")
-    chain = why(lab, "default/clone")
+    chain = why(lab, "clone", shown="why-held")
     assert chain["broken"] == "granted"
     assert "which VM default/web holds" in text(chain)
 
@@ -107,25 +116,25 @@ def test_a_port_name_that_somebody_else_has(lab: Lab) -> None:
     with done_after(lambda: lab.ovn.nbctl("ls-del", "elsewhere")):
         lab.create("web", "Halted")
         wait_for(lambda: "PortRefused" in lab.events("web"), 10, "the Event")
-        chain = why(lab, "web")
+        chain = why(lab, "web", shown="why-foreign")
     assert chain["broken"] == "row"
     assert "belongs to" in text(chain)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "words", "shown"),
     [
-        (("lsp-del", "web.default"), "the Northbound database has no port web.default"),
-        (("set", "Logical_Switch_Port", "web.default", "port_security=[]"), "port_security is not set, should be"),
+        (("lsp-del", "web.default"), "the Northbound database has no port web.default", "why-nobody-writes"),
+        (("set", "Logical_Switch_Port", "web.default", "port_security=[]"), "port_security is not set, should be", ""),
     ],
     ids=["deleted", "changed"],
 )
-def test_a_row_that_no_agent_puts_right(lab: Lab, change: tuple[str, ...], words: str) -> None:
+def test_a_row_that_no_agent_puts_right(lab: Lab, change: tuple[str, ...], words: str, shown: str) -> None:
     lab.create("web", "Halted", ip_address="10.16.0.15")
     wait_for(lambda: lab.ovn.port("web.default"), 10, "the port")
     with frozen(lab):
         lab.ovn.nbctl(*change)
-        chain = why(lab, "web")
+        chain = why(lab, "web", shown=shown)
     assert chain["broken"] == "row"
     assert words in text(chain)
     assert "is an agent running" in chain["links"][-1]["remedy"]
@@ -135,30 +144,30 @@ def test_a_row_that_no_agent_puts_right(lab: Lab, change: tuple[str, ...], words
 
 
 def test_a_vm_that_is_stopped(lab: Lab) -> None:
-    lab.create("web", "Halted")
+    lab.create("web", "Halted", ip_address="10.16.0.15")
     wait_for(lambda: lab.ovn.port("web.default"), 10, "the port")
-    chain = why(lab, "web")
+    chain = why(lab, "web", shown="why-stopped")
     assert (chain["broken"], text(chain)) == ("guest", "the VM is stopped")
     assert "virtctl -n default start web" in chain["links"][-1]["remedy"]
 
 
 def test_a_launcher_without_a_node(lab: Lab) -> None:
     lab.kubevirt.cordon(*lab.kubevirt.nodes)
-    lab.create("web")
+    lab.create("web", ip_address="10.16.0.15")
     wait_for(lambda: "launcher" in lab.kube.kubectl("get", "pods", "-o", "name"), 20, "the launcher")
-    chain = why(lab, "web")
+    chain = why(lab, "web", shown="why-no-node")
     assert chain["broken"] == "guest"
     assert "no launcher of it has a node yet" in text(chain)
     assert "on no node" in text(chain)
 
 
 def test_a_chassis_that_ovn_does_not_know(lab: Lab) -> None:
-    runs(lab, "web")
+    runs(lab, "web", ip_address="10.16.0.15")
     chassis = lab.ovn.on(lab.node("web"))
     lab.ovn.stop_controller(chassis)
     lab.ovn.sbctl("chassis-del", chassis.name)
     with done_after(lambda: lab.ovn.start_controller(chassis)):
-        chain = why(lab, "web")
+        chain = why(lab, "web", shown="why-chassis")
     assert chain["broken"] == "chassis"
     assert f"no chassis in OVN's Southbound has the hostname {chassis.node}" in text(chain)
 
@@ -167,10 +176,10 @@ def test_northd_that_does_not_run(lab: Lab) -> None:
     northd = int(lab.ovn.central.directory.joinpath("ovn-northd.pid").read_text())
     os.kill(northd, signal.SIGSTOP)
     with done_after(lambda: os.kill(northd, signal.SIGCONT)):
-        lab.create("web")
+        lab.create("web", ip_address="10.16.0.15")
         wait_for(lambda: lab.ovn.placed("web.default"), 20, "the row names a chassis")
         lab.kubevirt.wait_running("default", "web")
-        chain = why(lab, "web")
+        chain = why(lab, "web", shown="why-northd")
     assert chain["broken"] == "northd"
     assert text(chain) == "the Southbound database has no Port_Binding web.default"
 
@@ -186,10 +195,10 @@ def interface_of(lab: Lab, name: str) -> str:
 
 
 def test_an_interface_that_is_not_plugged(lab: Lab) -> None:
-    port = runs(lab, "web")
+    port = runs(lab, "web", ip_address="10.16.0.15")
     lab.ovn.unplug(lab.node("web"), interface_of(lab, "web"))
     lab.ovn.sync()
-    chain = why(lab, "web")
+    chain = why(lab, "web", shown="why-plugged")
     assert chain["broken"] == "plugged"
     assert text(chain).startswith(f"the port is bound nowhere, and its guest runs on {lab.chassis('web')}")
     assert f"external_ids:iface-id={port}" in chain["links"][-1]["remedy"]
@@ -241,7 +250,7 @@ def test_the_path(lab: Lab) -> None:
     lab.ovn.nbctl("--name=shut", "acl-add", "ovn-default", "to-lport", "1001", "ip4 && tcp.dst == 80", "drop")
     with done_after(lambda: lab.ovn.nbctl("acl-del", "ovn-default")):
         lab.ovn.sync()
-        chain = why(lab, "web", "--to", "10.16.0.16:80")
+        chain = why(lab, "web", "--to", "10.16.0.16:80/tcp", shown="why-acl")
         assert chain["broken"] == "path"
         assert "is dropped by ACL shut " in text(chain)
         assert "(to-lport, priority 1001, drop: ip4 && tcp.dst == 80)" in text(chain)
@@ -249,9 +258,9 @@ def test_the_path(lab: Lab) -> None:
 
     chain = why(lab, "web", "--to", "10.16.0.17")
     assert "would be delivered to port spare.default of VM default/spare, which is bound on no chassis" in text(chain)
-    chain = why(lab, "web", "--to", "10.16.0.99:53/udp")
+    chain = why(lab, "web", "--to", "10.16.0.99:53/udp", shown="why-nobody-there")
     assert "nobody on switch ovn-default answers ARP for 10.16.0.99" in text(chain)
-    chain = why(lab, "web", "--to", "10.17.0.1")
+    chain = why(lab, "web", "--to", "10.17.0.1", shown="why-no-gateway")
     assert "nobody on switch ovn-default answers ARP for 10.16.0.1: no port of it has the gateway" in text(chain)
     assert "networks[].router" in chain["links"][-1]["remedy"]
     assert "has no IPv6 address" in text(why(lab, "web", "--to", "fd00::1"))
@@ -262,7 +271,7 @@ def test_the_path(lab: Lab) -> None:
     lab.ovn.nbctl(*router, "--", *port, "--", *more)
     with done_after(lambda: lab.ovn.nbctl("lr-del", "way", "--", "lsp-del", "pods-way")):
         lab.ovn.sync()
-        chain = why(lab, "web", "--to", "10.17.0.1")
+        chain = why(lab, "web", "--to", "10.17.0.1", shown="why-no-route")
         assert "ICMP from 10.16.0.15 to 10.17.0.1 is dropped: router way has no route to it" in text(chain)
         assert "is answered by router way itself" in text(why(lab, "web", "--to", "10.16.0.1", status=0))
 
@@ -289,26 +298,28 @@ STEPS = [
 ]
 
 
+@pytest.mark.one_process
 def test_a_migration_under_way_and_its_timeline(lab: Lab) -> None:
-    port = runs(lab, "web")
+    port = runs(lab, "web", ip_address="10.16.0.15")
     source = lab.node("web")
-    lab.kubevirt.faults.delays.domain_ready = 6.0
+    lab.kubevirt.faults.delays.domain_ready = 15.0
     migration = lab.kubevirt.migrate("default", "web")
     wait_for(lambda: "," in lab.ovn.placed(port), 20, "two chassis")
-    chain = why(lab, "web", status=0)
+
+    def timeline() -> dict[str, Any]:
+        found = json.loads(lab.agent.http("/migrations")[1])["migrations"]
+        return next((each for each in found if each["migration"] == migration), {"outcome": "", "steps": []})
+
+    wait_for(lambda: "activated" in {each["step"] for each in timeline()["steps"]}, 10, "the target is open")
+    chain = why(lab, "web", status=0, shown="why-migrating")
     link = next(link for link in chain["links"] if link["name"] == "chassis")
     assert "its target launcher has a node" in link["evidence"]
     assert "the last step was `" in link["evidence"]
     assert link["remedy"].startswith("waits for ")
     assert lab.kubevirt.wait_migration("default", migration) == "Succeeded"
     lab.placed(port, lab.chassis("web"))
-
-    def timeline() -> dict[str, Any]:
-        found = [each for each in json.loads(migrations(lab, "web", "-o", "json")) if each["migration"] == migration]
-        return found[-1] if found else {"outcome": ""}
-
     wait_for(lambda: timeline()["outcome"] == "done", 10, "the timeline's end")
-    shown = timeline()
+    (shown,) = (each for each in json.loads(migrations(lab, "web", "-o", "json")) if each["migration"] == migration)
     assert (shown["source"], shown["target"], shown["unseen"]) == (source, lab.node("web"), [])
     assert sorted(step["step"] for step in shown["steps"]) == sorted(STEPS)
     at = {step["step"]: step["seconds"] for step in shown["steps"]}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ovnagent.commands import cli
 from ovnagent.core import problems
 from ovnagent.core.vm import REQUEST_KEYS
+from tests.shown import MARK, pages
 
 ROOT = Path(__file__).resolve().parents[2]
 REASON = re.compile(r"\"([A-Z][a-z]+[A-Z]\w+|MAC[A-Z]\w+|Unreadable)\"")
@@ -79,3 +84,49 @@ def test_the_annotations_are_those_of_the_code() -> None:
     table = (ROOT / "docs" / "annotations.md").read_text().split("| where")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert {key for cell in cells for key in re.findall(r"`([^`]+)`", cell)} == REQUEST_KEYS
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+COMMAND = re.compile(r"(?:`|^ {4}|^\$ |-- |; )(?:kubectl )?ovnagent ([a-z][^`#|;<\n]*)", re.MULTILINE)
+
+
+def texts() -> list[tuple[str, str]]:
+    """(name, text) of each page and of the README."""
+    return [(page.name, page.read_text()) for page in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md")]
+
+
+def test_every_output_of_why_is_compared_with_a_real_one() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "tests" / "e2e").glob("*.py"))
+    assert [name for _, name, _ in pages() if f'"{name}"' not in sources] == []
+    for name, text in texts():
+        for before in re.split(r"```\n\$ ovnagent why ", text)[:-1]:
+            assert re.search(MARK.format(r"\S+") + r"\s+$", before), f"{name}: `why` printed this in no test"
+
+
+def test_every_command_is_one_that_there_is() -> None:
+    parser = cli.parser()
+    (sub,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    checked = 0
+    for name, text in texts():
+        for command in COMMAND.findall(text):
+            words = shlex.split(command)
+            assert words[0] in sub.choices, f"{name}: {command}"
+            if words[1:]:  # else the text speaks of it
+                try:
+                    parser.parse_args(words)
+                except SystemExit:
+                    pytest.fail(f"{name}: wrong usage: ovnagent {command}")
+            checked += 1
+    assert checked > 30
+
+
+def test_what_developers_run_is_there() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name, text in texts():
+        code = "\n".join(re.findall(r"^ {4}.*|`[^`\n]+`", text, re.MULTILINE))
+        assert set(re.findall(r"(?:^ {4}|`)make ([a-z-]+)", code, re.MULTILINE)) <= set(targets), name
+        for module in re.findall(r"python -m (hack[\w.]+)", code):
+            assert importlib.util.find_spec(module), f"{name}: {module}"
+        for path in re.findall(r"(?<![\w./-])((?:hack|tests|deploy(?!/ovnagent\b)|docker)/[\w./-]*\w)", code):
+            assert (ROOT / path).exists(), f"{name}: {path}"
