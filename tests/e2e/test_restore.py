@@ -233,7 +233,7 @@ def check_what_is_told(lab: Lab, past: Hour, how: str) -> None:
     """Of foreign ports that the backup has brought back, whose addresses VMs have by now."""
     if how == "emptied":
         return
-    phrase = "which logical switch port theirs"
+    phrase = "logical switch port theirs"
     for name in (port.removesuffix(".default") for port in past.reused):
         wait_for(lambda name=name: phrase in lab.events(name), 20, f"{name} is told")
     foreign(lab, "lsp-del", range(10))
