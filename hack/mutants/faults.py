@@ -16,7 +16,7 @@ FAULTS = (
     # a VM that fails loses its rows
     ("plan.py", "_guarded", "retained=case.present, failure", "retained=(), failure"),
     # another VM's row of the same name is taken for its own
-    ("plan.py", "_without_taken_names", "row.port.vm != draft.key", "row.port.vm == draft.key"),
+    ("plan.py", "_user", "row.port.vm != draft.key", "row.port.vm == draft.key"),
     # a foreign address is handed out from the free ones
     ("grants.py", "_address", "(ip for ip in found if str(ip) not in foreign.ips)", "(ip for ip in found)"),
     # a record is believed whatever it says

@@ -100,6 +100,8 @@ def _places(node: ast.AST, path: Path, function: str, scope: str = "") -> Iterat
     for field, child in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list", "type_comment"):
             continue
+        if isinstance(node, ast.keyword) and node.arg == "strict":  # zip's: an assertion
+            continue
         if function and isinstance(node, ast.arguments):  # default values are no part of a function's code
             continue
         for index, each in enumerate(child) if isinstance(child, list) else ((None, child),):

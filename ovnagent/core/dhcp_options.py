@@ -132,7 +132,7 @@ def truth(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    return text[1:-1] if text[:1] == text[-1:] == '"' else text
 
 
 def _inside(text: str) -> list[str] | None:

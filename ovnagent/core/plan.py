@@ -195,10 +195,7 @@ def _draft(case: Case, rules: Rules, world: World) -> _Draft:
 def _retained(case: Case, machine: Owner, found: Sequence[Attachment], world: World) -> tuple[PresentPort, ...]:
     attached = [(attachment.port, attachment.interface.name) for attachment in found]
     kept = identity.retained(case.facts, machine, case.present, attached)
-    names = {port for port, _ in attached}
-    return tuple(
-        row for row in case.present if row in kept or (row.port.name in world.brake.ports and row.port.name not in names)
-    )
+    return tuple(row for row in case.present if row in kept or row.port.name in world.brake.ports)
 
 
 def _complaints(facts: Facts) -> list[Problem]:
@@ -213,43 +210,42 @@ def _first_come(drafts: Sequence[_Draft], world: World) -> list[_Draft]:
     first: dict[str, VmKey] = {}
 
     def order(draft: _Draft) -> tuple[bool, str, VmKey]:
-        machine = draft.owner
-        return (not machine.running, machine.created, draft.key) if machine is not None else (True, "", draft.key)
+        assert draft.owner is not None
+        return not draft.owner.running, draft.owner.created, draft.key
 
-    for draft in sorted(drafts, key=order):
+    for draft in sorted((draft for draft in drafts if draft.attachments), key=order):
         for attachment in draft.attachments:
             first.setdefault(attachment.port, draft.key)
-    return [_without_taken_names(draft, first, world) if draft.attachments else draft for draft in drafts]
+    return [_without_taken_names(draft, first, world) for draft in drafts]
 
 
 def _without_taken_names(draft: _Draft, first: Mapping[str, VmKey], world: World) -> _Draft:
     refused: dict[str, Problem] = {}
     for attachment in draft.attachments:
         name = attachment.port
-        user = world.names.get(name)
-        if user == f"logical switch port {name}":  # that is all that is known of it
-            user = "somebody else"
-        row, virtual = world.holders.get(name), world.virtual.get(name)
-        if user is None and row is not None and row.port.vm != draft.key:
-            user = f"VM {row.port.vm}"
-        if user is None and virtual is not None and virtual not in draft.case.present:
-            user = "an address that VMs share"
-        if user is None and row is None and first[name] != draft.key:
-            user = f"VM {first[name]}"
-        if user is not None:
+        if user := _user(name, draft, first, world):
             text = (
                 f"logical switch port {name} exists already and belongs to {user}; it is left alone. "
                 "Delete it (ovn-nbctl lsp-del) or rename the VM"
             )
             refused[name] = Problem(problems.PORT_REFUSED, text, (f"port {name}",), attachment.interface.name)
-    if not refused:
-        return draft
     return replace(
         draft,
         attachments=tuple(each for each in draft.attachments if each.port not in refused),
         claims=tuple(claim for claim in draft.claims if claim.holder.port not in refused),
         problems=(*draft.problems, *refused.values()),
     )
+
+
+def _user(name: str, draft: _Draft, first: Mapping[str, VmKey], world: World) -> str:
+    """Who has a port's name, if not this VM; empty if it may have it."""
+    if (phrase := world.names.get(name)) is not None:
+        return phrase if phrase != f"logical switch port {name}" else "somebody else"  # that is all that is known of it
+    if (row := world.holders.get(name)) is not None:
+        return f"VM {row.port.vm}" if row.port.vm != draft.key else ""
+    if name in world.virtual and world.virtual[name] not in draft.case.present:
+        return "an address that VMs share"
+    return f"VM {first[name]}" if first[name] != draft.key else ""
 
 
 # ---- addresses ------------------------------------------------------------------------------------------------------

@@ -144,8 +144,8 @@ def test_a_vm_waits_until_it_is_known_what_foreign_ports_use(lab: Lab) -> None:
     names = [f"printer{number}" for number in range(8)]
     try:
         for number, name in enumerate(names, 1):
-            address = f"00:00:00:00:01:{number:02x} 10.16.77.{number}"
-            added = ["lsp-add", "ovn-default", name, "--", "lsp-set-addresses", name, address]
+            addresses = f"00:00:00:00:01:{number:02x} 10.16.77.{number}"
+            added = ("lsp-add", "ovn-default", name, "--", "lsp-set-addresses", name, addresses)
             lab.ovn.nbctl(*added, "--", "lsp-del", mark)
             wait_for(lambda: lab.ovn.port(mark), 5, "it is put right: Northbound's news have come")
             lab.create(f"web{number}", strategy="Halted", ip_address=f"10.16.77.{number}")

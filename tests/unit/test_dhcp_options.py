@@ -104,6 +104,41 @@ def test_what_is_refused_and_why(text: str, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
+MAX = 4_294_967_295
+SECONDS = dict.fromkeys(("lease_time", "T1", "T2"), (60, MAX))
+OCTETS = dict.fromkeys(("netbios_node_type", "default_ttl", "tcp_ttl"), (0, 255))
+FLAGS = dict.fromkeys(("ip_forward_enable", "router_discovery", "ethernet_encap"), (0, 1))
+ANY = dict.fromkeys(("arp_cache_timeout", "tcp_keepalive_interval"), (0, MAX))
+
+
+@pytest.mark.parametrize(("option", "bounds"), {**SECONDS, **OCTETS, **FLAGS, **ANY, "mtu": (68, 65535)}.items())
+def test_the_bounds_of_a_number(option: str, bounds: tuple[int, int]) -> None:
+    low, high = bounds
+    assert [DHCPV4[option](str(number)) for number in bounds] == [str(low), str(high)]
+    for number in (low - 1, high + 1):
+        with pytest.raises(ValueError, match=f"is no number from {low} to {high}"):
+            DHCPV4[option](str(number))
+
+
+def test_as_many_addresses_routes_and_names_as_the_limits_say() -> None:
+    many = ["1.1.1.1"] * limits.DHCP_ADDRESSES
+    assert DHCPV4["dns_server"]("{" + ",".join(many) + "}") == "{" + ", ".join(many) + "}"
+    route = "{" + ",".join(["10.0.0.0/8,10.0.0.1"] * limits.DHCP_ROUTES) + "}"
+    assert DHCPV4["classless_static_route"](route).count("10.0.0.0/8") == limits.DHCP_ROUTES
+    with pytest.raises(ValueError, match="it holds 17 routes; at most 16"):
+        DHCPV4["classless_static_route"]("{" + ",".join(["10.0.0.0/8,10.0.0.1"] * (limits.DHCP_ROUTES + 1)) + "}")
+    # each name takes its letters and two octets more
+    exact = ",".join(["a" * 49] * 5)
+    assert DHCPV4["domain_search_list"](exact) == f'"{exact}"'
+    with pytest.raises(ValueError, match="take more than the 255 octets"):
+        DHCPV4["domain_search_list"](f"{exact}a")
+    assert DHCPV4["domain_name"]("a" * limits.DHCP_TEXT) == '"' + "a" * limits.DHCP_TEXT + '"'
+    for text in ("true", '"false"'):
+        assert DHCPV6["dhcpv6_stateless"](text) == text.strip('"')
+    with pytest.raises(ValueError, match="is neither true nor false"):
+        DHCPV6["dhcpv6_stateless"]("yes")
+
+
 @pytest.mark.parametrize("known", [DHCPV4, DHCPV6])
 @pytest.mark.parametrize("value", [*hostile.TEXTS, ATTACK])
 def test_nothing_hostile_is_written_as_any_option(known: dict[str, Form], value: str) -> None:

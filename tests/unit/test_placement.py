@@ -23,7 +23,7 @@ from ovnagent.core.vm import Facts, Instance, Launcher, Migration, MigrationStat
 
 KEY = VmKey("default", "web")
 CHASSIS = ChassisTable(
-    {"n1": ("A",), "n2": ("B",), "n3": ("C",), "two": ("X", "Y"), "odd": ("Z",)}, {"odd": "A", "lost": "none"}
+    {"n1": ("A",), "n2": ("B",), "n3": ("C",), "two": ("Y", "X"), "odd": ("Z",)}, {"odd": "A", "lost": "none"}
 )
 PLACED, MIGRATING, SWITCHED = Situation.PLACED, Situation.MIGRATING, Situation.SWITCHED
 STOPPED, UNCLEAR = Whereabouts(Situation.STOPPED), Whereabouts(Situation.UNCLEAR)

@@ -127,6 +127,18 @@ def test_a_vm_that_fails_keeps_its_rows_and_nobody_gets_its_addresses(
     assert "10.16.0.50" in of(after.results, "sick").freed
 
 
+def test_a_long_error_is_told_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    feed(desk, "web")
+
+    def fail(*_: Any) -> Any:
+        raise ValueError("x" * 999)
+
+    monkeypatch.setattr(planning, "attachments", fail)
+    (result,) = plan(cases(desk), NO_BOOKS, desk.world()).results
+    assert result.failure == "ValueError: " + "x" * 288
+
+
 def test_all_that_fail_in_one_batch_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
     for number in range(6):
@@ -484,6 +496,28 @@ def test_a_vm_of_which_nothing_is_known_any_more_goes_on_sharing() -> None:
 
 
 # ---- what is remembered and told ------------------------------------------------------------------------------------
+
+
+def test_an_interface_that_is_granted_nothing_costs_no_other_its_port() -> None:
+    desk = Desk(network(), TENANT)
+    interfaces = [{"name": "default", "bridge": {}}, {"name": "n", "bridge": {}}]
+    networks = [{"name": "default", "pod": {}}, *NADS]
+    made = vm_object("web", annotations=asking("10.99.0.1"), interfaces=interfaces, networks=networks)
+    desk.feed("ADDED", "virtualmachines", made)
+    desk.look()
+    assert list(desk.rows) == ["web.default.c.d"]
+    assert list(json.loads(desk.records[VmKey("default", "web")])["ports"]) == ["web.default.c.d"]
+
+
+def test_who_moves_to_another_network_holds_nothing_on_the_old_one() -> None:
+    desk = Desk(network(), TENANT)
+    feed(desk, "web", "10.16.0.50")
+    desk.look()
+    desk.feed("MODIFIED", "virtualmachines", vm_object("web", annotations={f"{OVN}/logical_switch": "tenant"}))
+    (result,) = desk.look()
+    assert desk.port("web.default").switch == "tenant"
+    assert not desk.books["ovn-default"].leases
+    assert "10.16.0.50" in result.freed
 
 
 def test_a_record_is_written_for_who_is_there() -> None:
