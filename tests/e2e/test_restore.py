@@ -159,8 +159,9 @@ def restore(lab: Lab, how: str, backup: Path) -> int:
     if how == "live":
         with backup.open("rb") as content:
             subprocess.run(["ovsdb-client", "restore", lab.ovn.nb_remote], stdin=content, check=True)
-        changed = [write.transaction for write in writes(file, "Logical_Switch_Port") if write.after is None]
-        return max(changed)
+        # All rows were replaced at once, those of others too.
+        gone = [write for write in writes(file, "Logical_Switch_Port") if write.after is None and write.before]
+        return max(each.transaction for each in gone if each.before.get("external_ids", {}).get(OWN) != "lab")  # type: ignore[union-attr]
     lab.ovn.stop_database("nb")
     if how == "emptied":
         lab.ovn.empty_database("nb")
@@ -218,7 +219,8 @@ def brought_back(lab: Lab, peer: Peer, past: Hour, how: str) -> None:
             passes.add(write.transaction)
             assert sorted((write.after or {})["addresses"]) == wanted.get(write.name), f"{write.name} had another address"
     print(f"{how}: all addresses {took:.2f} s after, {len(touched)} rows written, {loss.lost} of {loss.sent} packets lost")
-    assert len(passes) == 1
+    # Who has the books still, for the connection was not lost, looks at what has changed in batches of 64.
+    assert len(passes) == (2 if how == "live" else 1)
     if how != "emptied":
         assert "still.default" not in touched, "it is in the backup as it should be"
     if how in ("file", "agents started anew"):
@@ -233,7 +235,7 @@ def check_what_is_told(lab: Lab, past: Hour, how: str) -> None:
     """Of foreign ports that the backup has brought back, whose addresses VMs have by now."""
     if how == "emptied":
         return
-    phrase = "which logical switch port theirs"
+    phrase = "logical switch port theirs"
     for name in (port.removesuffix(".default") for port in past.reused):
         wait_for(lambda name=name: phrase in lab.events(name), 20, f"{name} is told")
     foreign(lab, "lsp-del", range(10))

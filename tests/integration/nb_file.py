@@ -74,8 +74,8 @@ def _applied(row: Row, change: Row, is_difference: bool) -> Row:
             after[column] = new ^ after.get(column, set()) if is_difference else new
         elif column in MAPS:
             old = after.get(column, {}) if is_difference else {}
-            merged = {key: each for key, each in {**old, **new}.items() if (key in new) != (old.get(key) == new.get(key))}
-            after[column] = merged
+            kept = {key: each for key, each in old.items() if key not in new}
+            after[column] = kept | {key: each for key, each in new.items() if old.get(key) != each}
         elif column == "name":
             after[column] = new
     return after

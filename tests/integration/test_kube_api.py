@@ -212,7 +212,7 @@ def test_an_api_server_that_refuses_for_a_while_is_asked_again_when_it_says_so(
         watching.sees("before")
         gateway.headers, gateway.status = headers, status
         began = time.monotonic()
-        # Watches end after 2 s here, after 5 minutes else; a watch that runs goes on, and is not disturbed by it.
+        # Watches end after 2 s here, after 50 s else; a watch that runs goes on, and is not disturbed by it.
         noticed = watching.noticed("virtualmachines", f"http_{status}", 10)
         create(api, "web")
         wait_for(lambda: time.monotonic() - began > noticed + 4, 20, "refused for a while")
