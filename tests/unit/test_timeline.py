@@ -403,3 +403,13 @@ def test_a_target_that_is_not_known_is_nowhere() -> None:
     assert timeline is not None
     assert timeline.target == ""
     assert Step.MOVED not in {step for step, _ in timeline.unseen}
+
+
+def test_a_target_is_ready_when_kubevirt_says_so_of_this_migration() -> None:
+    for told in ({**READY, "targetNodeDomainReadyTimestamp": ""}, {**READY, "migrationUid": "m0"}):
+        lab = Watched()
+        lab.target()
+        lab.vmi("node1", **told)
+        timeline = lab.look(10.0, "chassis1")
+        assert timeline is not None
+        assert timeline.at(Step.READY) is None
