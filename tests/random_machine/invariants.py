@@ -242,7 +242,9 @@ class Invariants:
             want = [((), "")]
         elif guest is None or vmi is None or vmi.deleting or vmi.final:
             return
-        elif move is not None and move.target is not None and move.target.node and not move.doomed and not move.deleting:
+        elif move is not None and move.target is not None and move.target.node:
+            if move.doomed or (move.deleting and not move.switched):
+                return
             here, target = chassis_of(guest.node), chassis_of(move.target.node)
             if move.switched:
                 if target in asked:
