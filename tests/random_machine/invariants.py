@@ -12,6 +12,7 @@ from ovnagent.core.books import NO_BOOKS
 from ovnagent.core.placement import GRACE_SECONDS, locate
 from ovnagent.core.plan import Case, plan
 from ovnagent.core.ports import CLUSTER, EXTRA_OPTIONS, OWN_EXTERNAL_IDS, PLACEMENT_OPTIONS
+from ovnagent.core.problems import INTERNAL_ERROR
 from ovnagent.core.records import parse
 from ovnagent.difference import Present, changes, world_of
 from tests.integration.nb_history import Row
@@ -162,6 +163,9 @@ class Invariants:
 
     def after_step(self) -> None:
         self._unique()
+        for key, found in self.driver.living.reconciler.notes.problems.items():
+            if failed := [problem.message for problem in found if problem.reason == INTERNAL_ERROR]:
+                raise ViolationError(f"{key} could not be planned: {failed}")
         for row in self.nb.own():
             identity = self.identity(row)
             if identity[0] == 0:
