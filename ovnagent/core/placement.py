@@ -155,7 +155,15 @@ def locate(facts: Facts) -> Whereabouts:
         if _in_progress(migration, vmi) or (migration is None and _told_of(vmi, pod.migration_uid)):
             switched = _domain_ready(vmi, pod.migration_uid)
             situation = Situation.SWITCHED if switched else Situation.MIGRATING
-            return Whereabouts(situation, vmi.node, pod.node, pod.migration_uid)
+            # The next migration may begin before the VMI tells of the last one's end: its source is where that one led.
+            led = (
+                other.node
+                for other in elsewhere
+                if other is not pod
+                and _succeeded(migrations.get(other.migration_uid))
+                and all(_newer(other, each, vmi) for each in here)
+            )
+            return Whereabouts(situation, next(led, vmi.node), pod.node, pod.migration_uid)
         if _succeeded(migration) and all(_newer(pod, other, vmi) for other in here):
             # The end of this migration came before the VMI's new nodeName: the watches are not ordered.
             return Whereabouts(Situation.SWITCHED, vmi.node, pod.node, pod.migration_uid)

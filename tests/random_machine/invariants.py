@@ -12,6 +12,7 @@ from ovnagent.core.books import NO_BOOKS
 from ovnagent.core.placement import GRACE_SECONDS, locate
 from ovnagent.core.plan import Case, plan
 from ovnagent.core.ports import CLUSTER, EXTRA_OPTIONS, OWN_EXTERNAL_IDS, PLACEMENT_OPTIONS
+from ovnagent.core.problems import INTERNAL_ERROR
 from ovnagent.core.records import parse
 from ovnagent.difference import Present, changes, world_of
 from tests.integration.nb_history import Row
@@ -162,6 +163,9 @@ class Invariants:
 
     def after_step(self) -> None:
         self._unique()
+        for key, found in self.driver.living.reconciler.notes.problems.items():
+            if failed := [problem.message for problem in found if problem.reason == INTERNAL_ERROR]:
+                raise ViolationError(f"{key} could not be planned: {failed}")
         for row in self.nb.own():
             identity = self.identity(row)
             if identity[0] == 0:
@@ -242,7 +246,9 @@ class Invariants:
             want = [((), "")]
         elif guest is None or vmi is None or vmi.deleting or vmi.final:
             return
-        elif move is not None and move.target is not None and move.target.node and not move.doomed and not move.deleting:
+        elif move is not None and move.target is not None and move.target.node:
+            if move.doomed or (move.deleting and not move.switched):
+                return
             here, target = chassis_of(guest.node), chassis_of(move.target.node)
             if move.switched:
                 if target in asked:

@@ -25,7 +25,7 @@ def next_edits(nb: Northbound, invariants: Invariants) -> Iterator[Action]:
         yield f"somebody adds keys of his own to {name}", _edit(nb, lambda rng, row=row: _keys(row, rng))
         yield f"somebody changes {name}", _tamper(nb, invariants, row, _changed)
         yield f"somebody deletes {name}", _tamper(nb, invariants, row, lambda row, _: [delete_port(row)])
-    if len(theirs) < len(NAMES):
+    for _ in range(len(own) + 1 if len(theirs) < len(NAMES) else 0):  # as often as all that is done to the agent's
         yield "somebody adds a port", _edit(nb, lambda rng: _foreign(nb, invariants, rng))
         yield "somebody adds a port with a VM's name", _edit(nb, lambda rng: _namesake(nb, rng))
     for row in theirs:

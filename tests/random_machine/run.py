@@ -79,5 +79,6 @@ def main() -> int:
     started = time.monotonic()
     print(f"MACHINE_SEED={name}", flush=True)
     failure = run(name, steps, short=os.environ.get("MACHINE_SHORTEN") != "no")
-    print(failure or f"{steps} steps in {time.monotonic() - started:.0f} s", flush=True)
+    played = len(list(episodes(name, steps))) * STEPS
+    print(failure or f"{played} steps in {time.monotonic() - started:.0f} s", flush=True)
     return 1 if failure else 0

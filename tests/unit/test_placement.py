@@ -292,3 +292,10 @@ MOVING_ON = Whereabouts(MIGRATING, "n1", "n3", "m2")
 )  # fmt: skip
 def test_where_it_is(given: Facts, expected: Whereabouts) -> None:
     assert locate(given) == expected
+
+
+def test_the_next_migration_may_begin_before_the_vmi_tells_of_the_last_one_s_end() -> None:
+    """Its source is where the last one led; so the guest's own chassis stays in the list."""
+    third = pod("p3", "n3", "m2")
+    told = facts(vmi("n1"), P1, P2, third, migration("m1", "Succeeded"), migration("m2"))
+    assert locate(told) == Whereabouts(MIGRATING, "n2", "n3", "m2")
