@@ -37,11 +37,12 @@ def only_the_api_server(kube: ControlPlane) -> None:
         stop(kube.directory / f"{program}.pid", seconds=0.2)
 
 
-def write(kube: ControlPlane, entries: Iterable[tuple[str, Obj]]) -> int:
-    """Put objects below these keys into etcd; how many bytes they are."""
+def write(kube: ControlPlane, entries: Iterable[tuple[str, Obj]], at_once: int = IN_A_TRANSACTION) -> int:
+    """Put objects below these keys into etcd; how many bytes they are. `at_once`: so many in a transaction, with one
+    resourceVersion; a watch that is taken up again misses what is left of it, so while somebody watches it must be 1."""
     written = 0
     rest = iter(entries)
-    while batch := list(islice(rest, IN_A_TRANSACTION)):
+    while batch := list(islice(rest, at_once)):
         puts = []
         for key, obj in batch:
             value = json.dumps(obj, separators=(",", ":")).encode()

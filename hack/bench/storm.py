@@ -32,8 +32,8 @@ from ovnagent.kube.client import ApiError, Client, KubeConfig
 
 NAMESPACE = "moving"
 SOURCE, TARGET = "node0", "node1"
-BURST = 4
-"""Changes written in one transaction of etcd's, to keep the pace."""
+BURST, TOGETHER = 4, 13
+"""Changes written one after the other without a pause; VMs whose bindings move in one transaction."""
 FLOORS = 200
 RATE, SECONDS = 200, 15
 
@@ -153,7 +153,7 @@ class Storm:
                 vm, mac = self.vms[number % len(self.vms)], f"02:aa:00:00:{number >> 8:02x}:{number & 255:02x}"
                 entries.append(population.requesting(vm, SOURCE, mac))
                 asked.append((vm["metadata"]["name"], mac))
-            population.write(self.lab.kube, entries)
+            population.write(self.lab.kube, entries, at_once=1)
         took = time.monotonic() - began
         name, mac = asked[-1]
         wait_for(lambda: (f"{name}.{NAMESPACE}", mac) in self.ports.addresses, 60, "the last change")
@@ -173,10 +173,10 @@ class Storm:
         """All targets bound in one moment, and then all at their end in one moment."""
         bindings = self._bind()
         targets = list(zip(*(list(population.migration(vm, TARGET)) for vm in self.vms), strict=True))
-        population.write(self.lab.kube, targets[0])
+        population.write(self.lab.kube, targets[0], at_once=1)
         wait_for(lambda: len(self.migrations.last) == len(self.vms), 60, "all migrations heard of")
         time.sleep(1)
-        population.write(self.lab.kube, targets[1])
+        population.write(self.lab.kube, targets[1], at_once=1)
         names = [f"{vm['metadata']['name']}.{NAMESPACE}" for vm in self.vms]
         pods = [pod["metadata"]["name"] for _, pod in targets[1]]
         wait_for(lambda: all((name, 2) in self.ports.chassis for name in names), 60, "both chassis on all")
@@ -189,8 +189,9 @@ class Storm:
         written: dict[str, float] = {}
         began = time.monotonic()
         vms = iter(self.vms)
-        while batch := list(islice(vms, 13)):  # three objects each: one transaction of etcd's
-            population.write(self.lab.kube, [each for vm in batch for each in population.arrival(vm, SOURCE, TARGET)])
+        while batch := list(islice(vms, TOGETHER)):
+            entries = [each for vm in batch for each in population.arrival(vm, SOURCE, TARGET)]
+            population.write(self.lab.kube, entries, at_once=1)
             some = [f"{vm['metadata']['name']}.{NAMESPACE}" for vm in batch]
             self._move([bindings[names.index(name)] for name in some], "chassis1", chassis=1, additional=None)
             written |= dict.fromkeys(some, time.monotonic())
