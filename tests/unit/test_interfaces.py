@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ovnagent.core import reduce
 from ovnagent.core.networks import Dhcp
+from ovnagent.core.placement import Binding
 from tests.desk import Desk, migration_object, network, pod_object, vm_object, vmi_object
 
 TENANT = network(
@@ -115,6 +116,7 @@ def test_behind_masquerade_the_mac_is_that_of_the_pod_in_which_the_guest_runs() 
     desk.look()
     assert desk.port("web.default").addresses == (f"0a:58:00:00:00:01 {ip}",)
     assert desk.port("web.default").port_security == (f"0a:58:00:00:00:01 {ip}", f"0a:58:00:00:00:02 {ip}")
+    desk.bindings["web.default"] = Binding("chassis1", ("chassis2",))
     ready = {**state, "targetNodeDomainReadyTimestamp": "2026-01-01T00:00:00Z"}
     desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", node="node1", interfaces=nic, migration=ready))
     desk.look()
