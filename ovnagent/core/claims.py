@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from ovnagent.core import ports
 from ovnagent.core.addresses import Claim, Holder
@@ -89,6 +90,23 @@ def _last_row(owner: Owner, attachment: Attachment, before: PresentPort | None) 
     if before is None or before.port.switch != attachment.network.logical_switch:
         return None
     return lease_of(before.port) if before.port.external_id(ports.VM_UID) in owner.uids else None
+
+
+def unconfigured(
+    owner: Owner, retained: Iterable[PresentPort], leases: Iterable[Lease], switches: Mapping[str, str]
+) -> list[Lease]:
+    """What interfaces hold on networks that the configuration lacks now, besides these leases, by rows in use and by the
+    VM's own records. It stays on record: the address is held as long as the VM exists, and the network may come back."""
+    interfaces = {interface.name for interface in owner.interfaces if interface.state != "absent"}
+    records = [record for text in owner.records if (record := parse(text))]
+    own = [record.leases for record in records if record.vm == owner.key and record.uid in owner.uids]
+    told = chain((lease_of(row.port) for row in retained), *own)
+    names, found = {lease.port for lease in leases}, []
+    for lease in filter(None, told):
+        if lease.port not in names and lease.interface in interfaces and lease.network not in switches:
+            names.add(lease.port)
+            found.append(lease)
+    return found
 
 
 def _of_network(leases: Iterable[Lease], network: Network, switches: Mapping[str, str]) -> Iterator[Lease]:

@@ -121,6 +121,9 @@ def grant(claim: Claim, book: Book, foreign: Foreign) -> Grant:
         for ip in granted
         if str(ip) in foreign.ips
     )
+    if mac in foreign.macs:
+        text = f"the MAC {mac} of this VM is also used by {foreign.macs[mac]}; change it there"
+        warnings += (Problem(problems.MAC_CONFLICT, text, (mac,)),)
     return Grant(Lease(claim.holder.port, claim.interface, claim.network.name, tuple(granted), mac), warnings)
 
 
@@ -252,8 +255,8 @@ def _mac(claim: Claim, current: Lease | None, book: Book, foreign: Foreign) -> t
         return asked, None
     if claim.reported_mac and not mac_user(claim, claim.reported_mac, book, foreign):
         return claim.reported_mac, None
-    if current is not None and (claim.running or not mac_user(claim, current.mac, book, foreign)):
-        return current.mac, None
+    if current is not None and (claim.running or not _nobody_may_have(claim, current.mac)):
+        return current.mac, None  # also where a foreign port has taken it: that takes it from nobody
     for lease in claim.wishes:
         if not mac_user(claim, lease.mac, book, foreign):
             return lease.mac, None
@@ -264,11 +267,14 @@ def mac_user(claim: Claim, mac: str, book: Book, foreign: Foreign) -> str:
     """Who has a MAC on this switch, besides this port; empty if nobody."""
     if (holder := book.conflict(claim.holder, (), mac)) is not None:
         return f"VM {holder.key}"
+    return _nobody_may_have(claim, mac) or foreign.macs.get(mac, "")
+
+
+def _nobody_may_have(claim: Claim, mac: str) -> str:
+    """Whose it is, of MACs that no guest may have; empty if it is none of those."""
     if mac in claim.network.reserved_macs:
         return "the network's operator (reservedMacs)"
-    if mac == server_mac(claim.network):
-        return "OVN's DHCP server"
-    return foreign.macs.get(mac, "")
+    return "OVN's DHCP server" if mac == server_mac(claim.network) else ""
 
 
 def derived_macs(claim: Claim) -> Iterator[str]:

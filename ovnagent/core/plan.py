@@ -18,7 +18,7 @@ from ovnagent.core import deletion, identity, problems
 from ovnagent.core.addresses import Claim, Foreign, Standing
 from ovnagent.core.attachments import Attachment, Labels, Rules, attachments
 from ovnagent.core.books import Books
-from ovnagent.core.claims import claims, pod_macs
+from ovnagent.core.claims import claims, pod_macs, unconfigured
 from ovnagent.core.deletion import NO_BRAKE, Brake
 from ovnagent.core.networks import Networks
 from ovnagent.core.owner import Owner, owner
@@ -337,8 +337,9 @@ def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
         if row.port.name not in names:
             wanted.append(row.port if untouched else placed(row.port, located(row.port.name, "")))
     text = ""
-    if machine is not None and machine.present and leases:
-        text = render(Record(machine.key, machine.uid, tuple(leases)))
+    if machine is not None and machine.present:
+        leases += unconfigured(machine, draft.retained, leases, world.networks.switches)
+        text = render(Record(machine.key, machine.uid, tuple(leases))) if leases else ""
     obsolete = deletion.obsolete(case.present, {port.name for port in wanted}, world.brake.ports)
     return Result(
         key=draft.key,

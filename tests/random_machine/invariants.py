@@ -106,6 +106,9 @@ class Invariants:
             return
         here = chassis_of(guest.node)
         if after is None:
+            uid = before["external_ids"].get("ovnagent-vm-uid")
+            if uid not in (machine.vm and machine.vm.uid, machine.vmi and machine.vmi.uid) and not old:
+                return  # an earlier VM's of the same name, which was never this guest's
             raise ViolationError(f"{name} was deleted, whose guest runs on {here}")
         ends = machine.vmi is None or machine.vmi.deleting
         if here in old and here not in new and not ends:
@@ -278,8 +281,12 @@ class Invariants:
             raise ViolationError(f"{machine.name} has no port for {missing}, and nobody says why")
         if machine.vm is not None and not machine.vm.deleting and machine.vmi is None:
             record = parse(self.cluster.server.record(NAMESPACE, machine.name))
-            on_record = {lease.port: {lease.mac, *map(str, lease.ips)} for lease in record.leases} if record else {}
             on_rows = {row["name"]: set(words(row)) for row in rows}
+            # What is held on a network that is missing now stays on record.
+            known = {network.name for network in agent.config.networks.all}
+            leases = record.leases if record else ()
+            counting = [lease for lease in leases if lease.network in known or lease.port in on_rows]
+            on_record = {lease.port: {lease.mac, *map(str, lease.ips)} for lease in counting}
             if on_record != on_rows:
                 raise ViolationError(f"{machine.name}'s record says {on_record}, its rows {on_rows}")
 

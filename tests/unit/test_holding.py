@@ -581,20 +581,21 @@ def test_a_reported_mac_that_another_vm_has_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_mac_that_somebody_else_has_by_now_is_left_at_the_next_start(restarted: bool) -> None:
+def test_a_foreign_port_takes_no_vm_its_mac(restarted: bool) -> None:
+    """Running or stopped: as with addresses. Both are told."""
     desk = Desk()
     feed(desk, "web")
     start(desk, "web")
     desk.look()
     mac = desk.port("web.default").mac
     desk.foreign["ovn-default"] = foreign({}, {mac: "port theirs"})
-    if restarted:
-        desk.forget()
-    desk.look()
-    assert (desk.port("web.default").mac, desk.says("web")) == (mac, [])
-    stop(desk, "web")
-    desk.look()
-    assert desk.port("web.default").mac != mac
+    told = [f"MACConflict: the MAC {mac} of this VM is also used by port theirs; change it there"]
+    for _ in range(2):
+        if restarted:
+            desk.forget()
+        desk.look()
+        assert (desk.port("web.default").mac, desk.says("web")) == (mac, told)
+        stop(desk, "web")
 
 
 def test_a_mac_asked_for_that_another_has_is_told_once_also_where_the_guest_runs_with_it() -> None:
@@ -692,3 +693,38 @@ def test_a_virtual_port_of_another_switch_or_address_says_nothing_of_this_one() 
         assert ips(desk, "first") == ("10.16.0.50",)
         desk.feed("DELETED", "virtualmachines", vm_object("first"))
         desk.look()
+
+
+@pytest.mark.parametrize("record_written", [False, True])
+def test_what_is_held_on_a_network_that_is_missing_stays_on_record(record_written: bool) -> None:
+    """The network is gone from the configuration, the VM stops meanwhile (its port goes), and the network comes back."""
+    nad = network("10.20.0.0/16", name="blue", switch="blue", pod_network=False, nads=("default/blue",))
+    interfaces: list[dict[str, Any]] = [{"name": "default", "bridge": {}}, {"name": "extra", "bridge": {}}]
+    networks = [{"name": "default", "pod": {}}, {"name": "extra", "multus": {"networkName": "blue"}}]
+    desk = Desk(network(), nad)
+    key, port = VmKey("default", "web"), "web.default.blue.default"
+
+    def put(record: str = "") -> None:
+        desk.feed("MODIFIED", "virtualmachines", vm_object("web", interfaces=interfaces, networks=networks, record=record))
+
+    put()
+    vmi = vmi_object("web", node="node1", interfaces=interfaces, networks=networks, macs={"extra": "0a:58:0a:00:00:06"})
+    desk.feed("MODIFIED", "virtualmachineinstances", vmi)
+    desk.feed("MODIFIED", "pods", pod_object("web-1", "web", node="node1"))
+    desk.look()
+    held = desk.port(port).addresses
+    assert held[0].startswith("0a:58:0a:00:00:06 ")
+    if record_written:
+        put(desk.records[key])
+    configure(desk, network())
+    desk.look()
+    assert desk.port(port).addresses == held
+    put(desk.records[key])
+    stop(desk, "web")
+    desk.look()
+    assert port not in desk.rows
+    put(desk.records[key])
+    configure(desk, network(), nad)
+    desk.look()
+    assert desk.port(port).addresses == held
+    assert desk.says("web") == []
