@@ -10,6 +10,7 @@ import base64
 import json
 import signal
 import ssl
+import threading
 import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -49,6 +50,11 @@ class VirtControlPlane:
         self._ports = dict(zip(("virt-api", "console", "virt-controller"), free_ports(3), strict=True))
         self.virtctl_command = (str(built() / "kubevirt"), "virtctl")
         """What `virtctl` runs; on a command line it needs KUBECONFIG."""
+        self._kept: dict[str, list[str | Path]] = {}
+        """Program -> its command line, of those that are started again when they end: virt-controller does when it loses its
+        lease, and the kubelet starts its container anew."""
+        self._lock, self._down = threading.Lock(), threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="restarts", daemon=True)
 
     def up(self) -> None:
         """Install and start both; returns when VMs can be created.
@@ -74,6 +80,20 @@ class VirtControlPlane:
         self._create(each for each in objects if each["kind"] in LATER)
         self._kube.kubectl("wait", "--for=condition=Available", "--timeout=30s", "apiservice/v1.subresources.kubevirt.io")
         self.wait_ready()
+        self._keeper.start()
+
+    def down(self) -> None:
+        """Start nothing again any more. The programs end with the control plane."""
+        self._down.set()
+        if self._keeper.ident is not None:
+            self._keeper.join()
+
+    def _keep(self) -> None:
+        while not self._down.wait(0.2):
+            with self._lock:
+                for program in self._kept:
+                    if running(self._pidfile(program)) is None:
+                        self._run(program)
 
     def wait_ready(self, seconds: float = 60) -> None:
         """Wait until virt-controller works."""
@@ -101,18 +121,20 @@ class VirtControlPlane:
                 "--leader-elect-retry-period=1s",
             ),
         }
-        start(
-            [
-                *((built() / program,) if program == "virt-api" else (built() / "kubevirt", program)),
-                f"--kubeconfig={self._kube.service_account_kubeconfig(NAMESPACE, account)}",
-                "--listen=127.0.0.1",
-                f"--port={self._ports[program]}",
-                *flags[program],
-            ],
-            self._log(program),
-            self._pidfile(program),
-            env={"GOGC": "400"},  # virt-api builds its schemas anew at each start: 3.3 s with Go's default of 100, 2.3 s so
-        )
+        command: list[str | Path] = [
+            *((built() / program,) if program == "virt-api" else (built() / "kubevirt", program)),
+            f"--kubeconfig={self._kube.service_account_kubeconfig(NAMESPACE, account)}",
+            "--listen=127.0.0.1",
+            f"--port={self._ports[program]}",
+            *flags[program],
+        ]
+        with self._lock:
+            self._kept[program] = command
+            self._run(program)
+
+    def _run(self, program: str) -> None:
+        # virt-api builds its schemas anew at each start: 3.3 s with Go's default of 100, 2.3 s so
+        start(self._kept[program], self._log(program), self._pidfile(program), env={"GOGC": "400"})
 
     def hold(self, program: str) -> None:
         """Freeze `virt-api` or `virt-controller`, until `resume`."""
@@ -122,8 +144,10 @@ class VirtControlPlane:
         send(self._pidfile(program), signal.SIGCONT)
 
     def kill(self, program: str) -> None:
-        """As a crash does it."""
-        stop(self._pidfile(program), seconds=0)
+        """As a crash does it, on a node that does not start it again: `start` does."""
+        with self._lock:
+            self._kept.pop(program, None)
+            stop(self._pidfile(program), seconds=0)
 
     def virtctl(self, *arguments: str) -> str:
         """Run virtctl as admin; its output.
@@ -159,7 +183,7 @@ class VirtControlPlane:
 
     def _answers(self, program: str, path: str) -> str:
         """What the program's HTTPS server says; empty while it does not."""
-        if running(self._pidfile(program)) is None:
+        if running(self._pidfile(program)) is None and not self._keeper.is_alive():
             end = "\n".join(self._log(program).read_text().splitlines()[-15:])
             raise RuntimeError(f"{program} has ended; the end of its log:\n{end}")
         tls = ssl.create_default_context(cafile=str(self._kube.authority))

@@ -37,8 +37,9 @@ def wanted_port(
     extra = {"hostname": f'"{owner.hostname or owner.key.name}"'} if served else {}
     if request.egress_rate:
         extra |= {"qos_max_rate": str(request.egress_rate), "qos_burst": str(request.egress_rate)}
-    # Written with the pin, and left there when the VMI goes: a UID of the past does no harm, a write of its own does.
-    vmi_uid = owner.vmi_uid if placement.requested else ""
+    # Written with the row or the pin, and left there when the VMI goes: a UID of the past does no harm, a write for it alone
+    # does.
+    vmi_uid = owner.vmi_uid if placement.requested or present is None else ""
     vmi_uid = vmi_uid or (present.external_id(ports.VMI_UID) if present else "")
     external_ids = {
         ports.CLUSTER: cluster,

@@ -308,6 +308,7 @@ def test_the_api_server_goes_and_comes_back(lab: Lab) -> None:
     lab.ovn.nbctl("lsp-del", port)
     wait_for(lambda: lab.ovn.port(port), 5, "drift is repaired from what is known")
     lab.kube.start_api_server()
+    lab.kubevirt.control_plane.wait_ready()
     other = lab.create("other", strategy="Halted")
     wait_for(lambda: lab.ovn.port(other), 20, "it goes on")
 

@@ -79,6 +79,7 @@ class KubeVirt:
     def stop(self) -> None:
         """Stop working, and end all guests. Interfaces stay plugged: they end with the OVN lab."""
         self._stopped.set()
+        self.control_plane.down()
         self._queue.stop()
         self.api.stop()
         self.plugs.stop()
