@@ -107,7 +107,7 @@ class Invariants:
         here = chassis_of(guest.node)
         if after is None:
             uid = before["external_ids"].get("ovnagent-vm-uid")
-            if uid not in (machine.vm and machine.vm.uid, machine.vmi and machine.vmi.uid) and not old:
+            if uid not in (machine.vm and machine.vm.uid, machine.vmi and machine.vmi.uid):
                 return  # an earlier VM's of the same name, which was never this guest's
             raise ViolationError(f"{name} was deleted, whose guest runs on {here}")
         ends = machine.vmi is None or machine.vmi.deleting
