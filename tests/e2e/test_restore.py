@@ -1,5 +1,5 @@
-"""The Northbound database is emptied, or brought back from a backup that is 200 changes old, while VMs run and migrate. What
-was written after it is read from the database's own file, so that nothing between two looks is missed."""
+"""The Northbound database is brought back from a backup that is 200 changes old, while VMs run and migrate. What was written
+after it is read from the database's own file, so that nothing between two looks is missed."""
 
 from __future__ import annotations
 
@@ -163,10 +163,6 @@ def restore(lab: Lab, how: str, backup: Path) -> int:
         gone = [write for write in writes(file, "Logical_Switch_Port") if write.after is None and write.before]
         return max(each.transaction for each in gone if each.before.get("external_ids", {}).get(OWN) != "lab")  # type: ignore[union-attr]
     lab.ovn.stop_database("nb")
-    if how == "emptied":
-        lab.ovn.empty_database("nb")
-        lab.ovn.nbctl("init")
-        return -1
     file.write_bytes(backup.read_bytes())
     lab.ovn.start_database("nb")
     return 0
@@ -177,7 +173,7 @@ def test_every_vm_has_its_own_addresses_again_in_one_pass(lab: Lab, peer: Peer, 
     """By each way in turn; each begins where all is as it was before the first."""
     past = an_hour(lab, tmp_path)
     first = {name: row["addresses"] for name, row in own(lab).items()}
-    for how in ("file", "live", "agents started anew", "emptied"):
+    for how in ("file", "live"):
         brought_back(lab, peer, past, how)
         assert {name: row["addresses"] for name, row in own(lab).items()} == first
 
@@ -189,16 +185,10 @@ def brought_back(lab: Lab, peer: Peer, past: Hour, how: str) -> None:
     lab.kubevirt.faults.delays.migration_step = 1.0
     moving = lab.kubevirt.migrate("default", "moves")
     wait_for(lambda: "," in lab.ovn.placed("moves.default"), 20, "a migration is under way")
-    anew = how == "agents started anew"
-    if anew:
-        lab.agent.kill()
-    lost: set[str] = set(past.reused) if anew else set()
-    wanted = {name: row["addresses"] for name, row in expected.items() if name not in lost}
+    wanted = {name: row["addresses"] for name, row in expected.items()}
     with peer.stream(address) as stream:
         began = stream.mark()
         since = restore(lab, how, past.backup)
-        if anew:
-            lab.agent.start(ready=False)
         wait_for(lambda: {n: row["addresses"] for n, row in own(lab).items()} == wanted, SECONDS, "all addresses")
         took = stream.mark() - began
         lab.kubevirt.faults.reset()
@@ -221,20 +211,17 @@ def brought_back(lab: Lab, peer: Peer, past: Hour, how: str) -> None:
     print(f"{how}: all addresses {took:.2f} s after, {len(touched)} rows written, {loss.lost} of {loss.sent} packets lost")
     # Who has the books still, for the connection was not lost, looks at what has changed in batches of 64.
     assert len(passes) == (2 if how == "live" else 1)
-    if how != "emptied":
-        assert "still.default" not in touched, "it is in the backup as it should be"
-    if how in ("file", "agents started anew"):
+    assert "still.default" not in touched, "it is in the backup as it should be"
+    if how == "file":
         assert loss.lost == 0, "of the guest to which nothing happened"
     assert now.keys() == wanted.keys()
     for name in now.keys() - {"moves.default"}:
         assert {column: now[name][column] for column in OURS} == {column: expected[name][column] for column in OURS}, name
-    check_what_is_told(lab, past, how)
+    check_what_is_told(lab, past)
 
 
-def check_what_is_told(lab: Lab, past: Hour, how: str) -> None:
+def check_what_is_told(lab: Lab, past: Hour) -> None:
     """Of foreign ports that the backup has brought back, whose addresses VMs have by now."""
-    if how == "emptied":
-        return
     phrase = "logical switch port theirs"
     for name in (port.removesuffix(".default") for port in past.reused):
         wait_for(lambda name=name: phrase in lab.events(name), 20, f"{name} is told")
