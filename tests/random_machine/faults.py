@@ -29,7 +29,6 @@ FAULTS = (
         "a launcher that still lives does not count",
         (("core/identity.py", "if pod.alive and uid in", "if not pod.alive and uid in"),),
         ("was deleted, whose guest runs", "for which nobody has asked"),
-        "31/6",
     ),
     Fault(
         "a foreign address is handed out",
@@ -38,6 +37,7 @@ FAULTS = (
             ("core/grants.py", "(ip for ip in found if str(ip) not in foreign.ips)", "iter(found)"),
         ),
         ("which the foreign port",),
+        "71/0",
     ),
     Fault(
         "the target leaves the list when the migration's object is missing",
@@ -56,13 +56,13 @@ FAULTS = (
             ),
         ),
         ("is on record for",),
-        "31/11",
+        "71/7",
     ),
     Fault(
         "the last word of a migration does not wait for the source",
         (("core/placement.py", "elapsed < GRACE_SECONDS", "elapsed < 0"),),
         ("has let go",),
-        "31/2",
+        "71/2",
     ),
     Fault(
         "rows say nothing after a restart",
