@@ -312,7 +312,7 @@ def _southbound(view: View, case: Case, port: Port) -> Iterator[Link]:
     else:
         where = f"on {binding.chassis}, which the row does not name" if binding.chassis else "nowhere"
         text = f"the port is bound {where}, and its guest runs on {wanted[0] if wanted else 'no chassis'}"
-        text += f"; {why_unbound(case, port)}" if not binding.chassis and case.facts.vmi is not None else ""
+        text += f"; {why_unbound(case, port, view.cases)}" if not binding.chassis and case.facts.vmi is not None else ""
         yield Link("plugged", State.BROKEN, text, plug)
         return
     if binding.up or moving:

@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from immutables import Map
-
 from ovnagent.announce import object_ref
 from ovnagent.commands.observer import View
 from ovnagent.commands.text import slow
@@ -184,7 +182,7 @@ def _unbound(view: View) -> Iterator[Finding]:
                 yield Finding("unbound", port.name, text)
 
 
-def why_unbound(case: Case, port: Port, cases: Mapping[VmKey, Case] = Map()) -> str:
+def why_unbound(case: Case, port: Port, cases: Mapping[VmKey, Case]) -> str:
     """What is known of its interface from here: the pod's network-status says whether a CNI has attached it, and whether
     `ovnagent plug` would give it the port's name follows from the same facts as on the node. `cases`: other VMs, by whose
     records it may be kept from it."""
@@ -200,7 +198,7 @@ def why_unbound(case: Case, port: Port, cases: Mapping[VmKey, Case] = Map()) -> 
         return f"no CNI has attached {where}: see the pod's Events and its network-status"
     unplugged = f"{where} is attached and not plugged into it (external_ids:iface-id)"
     machine = Machine(vmi, case.facts.vm)
-    others = {other for name in granted(machine) for other in rivals(vmi.key, name)} & cases.keys()
+    others = {other for name in granted(machine) for other in rivals(vmi.key, name) if other in cases}
     known = tuple(Machine(cases[other].facts.vmi, cases[other].facts.vm) for other in sorted(others))
     attached = Attached(row="", name="", iface_id="", pod_uid=pod.uid, inside=inside)
     facts = Node((attached,), {pod.uid: pod}, {pod.uid: replace(machine, rivals=known)})
