@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
@@ -59,6 +59,12 @@ class Yard:
         for name in self.vms.keys() - self.running:
             self.do("ask", name, "")
 
+    def all_have_what_they_ask_for(self) -> bool:
+        held = self.addresses()
+        asked = {name: made["spec"]["template"]["metadata"]["annotations"] for name, made in self.vms.items()}
+        ips = {name: ip for name, keys in asked.items() if (ip := keys.get("ovn.kubernetes.io/ip_address"))}
+        return all(ip in map(str, held.get(f"{name}.default", ())) for name, ip in ips.items())
+
     def addresses(self) -> dict[str, tuple[str, ...]]:
         return {name: row.port.ips for name, row in self.desk.rows.items()}
 
@@ -74,6 +80,9 @@ def bring_back(before: Steps, after: Steps, silent: bool, seen: bool) -> None:
     if silent:
         yard.ask_for_nothing()
     expected, rows = yard.addresses(), yard.desk.rows
+    # A row in the backup with what its VM asks for again, in vain, is taken for younger than the VM's record: it looks like
+    # that of an agent that died between writing the two.
+    assume(seen or yard.all_have_what_they_ask_for())
     for content in (backup, {}):
         yard.desk.rows = dict(content)
         yard.desk.forget()
