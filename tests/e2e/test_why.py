@@ -393,6 +393,7 @@ def test_agents_are_found_through_the_api_server(lab: Lab) -> None:
         lab.kube.kubectl("delete", "pod", "ovnagent-0", "-n", "ovnagent", "--force", "--grace-period=0")
 
 
+@pytest.mark.one_process
 def test_a_standby_says_what_it_did_not_see(lab: Lab) -> None:
     port = runs(lab, "web")
     lab.kubevirt.faults.delays.domain_ready = 5.0
