@@ -93,11 +93,13 @@ def _last_row(owner: Owner, attachment: Attachment, before: PresentPort | None) 
 
 
 def unconfigured(
-    owner: Owner, retained: Iterable[PresentPort], leases: Iterable[Lease], switches: Mapping[str, str]
+    owner: Owner, retained: Sequence[PresentPort], leases: Sequence[Lease], switches: Mapping[str, str]
 ) -> list[Lease]:
     """What interfaces hold on networks that the configuration lacks now, besides these leases, by rows in use and by the
     VM's own records. It stays on record: the address is held as long as the VM exists, and the network may come back."""
     interfaces = {interface.name for interface in owner.interfaces if interface.state != "absent"}
+    if interfaces <= {lease.interface for lease in leases} and not retained:
+        return []  # the usual case: no record is read a second time
     records = [record for text in owner.records if (record := parse(text))]
     own = [record.leases for record in records if record.vm == owner.key and record.uid in owner.uids]
     told = chain((lease_of(row.port) for row in retained), *own)
