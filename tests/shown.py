@@ -20,7 +20,7 @@ DIFFERS = {
     "TIME": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
     "SECONDS": r"\b\d+\.\d+ s\b",
     "LAUNCHER": r"virt-launcher-[a-z]+-[a-z0-9]{5}\b",
-    "MIGRATION": r"\bkubevirt-migrate-vm-[a-z0-9]{5}\b",
+    "MIGRATION": r"\b(kubevirt-migrate-vm-[a-z0-9]{5}|migrate-[a-z]+-\d+)\b",
     "chassisN": r"\bchassis\d\b",
     "nodeN": r"\bnode\d\b",
     "ADDRESS": r"\b10\.16\.(?!0\.)\d+\.\d+\b(?!/)",

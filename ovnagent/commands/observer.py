@@ -110,6 +110,7 @@ class Observer:
         self._kube.stop(0.5)
         self._northbound.stop()
         self._southbound.stop()
+        self._troubles.leave()
 
     def _wait(self) -> None:
         """Until all three are complete, with a word on standard error where that takes a while."""
@@ -209,11 +210,17 @@ class _Troubles(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.last: dict[str, str] = {}
+        self._logger = logging.getLogger("ovnagent")
+        self._before = (self._logger.handlers, self._logger.propagate, self._logger.level)
 
     def listen(self) -> None:
-        logger = logging.getLogger("ovnagent")
-        logger.handlers, logger.propagate = [self], False
-        logger.setLevel(logging.WARNING)
+        self._logger.handlers, self._logger.propagate = [self], False
+        self._logger.setLevel(logging.WARNING)
+
+    def leave(self) -> None:
+        """The logger is as it was before `listen`."""
+        self._logger.handlers, self._logger.propagate, level = self._before
+        self._logger.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR:
