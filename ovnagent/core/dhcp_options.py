@@ -88,7 +88,7 @@ def addresses(text: str, version: int) -> str:
 
 def routes(text: str) -> str:
     """`{10.0.0.0/8,10.16.0.1, 0.0.0.0/0,10.16.0.254}`: destination and next hop in turn."""
-    words = _inside(text) or ()
+    words = _inside(text)
     if not words or len(words) % 2:
         raise ValueError(f"{values.shown(text)} is no list of routes; write {{<destination>,<next hop>, ...}}")
     values.check_count(len(words) // 2, limits.DHCP_ROUTES, "routes")

@@ -159,9 +159,7 @@ def locate(facts: Facts) -> Whereabouts:
             led = (
                 other.node
                 for other in elsewhere
-                if other is not pod
-                and _succeeded(migrations.get(other.migration_uid))
-                and all(_newer(other, each, vmi) for each in here)
+                if _succeeded(migrations.get(other.migration_uid)) and all(_newer(other, each, vmi) for each in here)
             )
             return Whereabouts(situation, next(led, vmi.node), pod.node, pod.migration_uid)
         if _succeeded(migration) and all(_newer(pod, other, vmi) for other in here):
@@ -303,8 +301,6 @@ def _succeeded(migration: Migration | None) -> bool:
 
 def _brought(migration: Migration | None, vmi: Instance, uid: str) -> bool:
     """This migration brought the guest to where it is; its object may be gone (KubeVirt keeps five)."""
-    if not uid:
-        return False
     if migration is not None:
         return migration.phase == "Succeeded"
     return vmi.migration is not None and vmi.migration.uid == uid and not vmi.migration.failed

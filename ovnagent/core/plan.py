@@ -319,11 +319,11 @@ def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
         troubles += (replace(each, interface=attachment.interface.name) for each in grant.problems)
         if grant.lease is None:
             # No guest loses its port because a grant failed. (A row of an earlier VM of this name was never its port.)
-            uid = rows[name].external_id(VM_UID) if name in rows else ""
-            earlier = bool(uid) and not identity.continues(machine, case.present, uid)
-            if name in rows and not earlier and identity.guest_may_run(case.facts, machine):
-                wanted.append(placed(rows[name], located(name, attachment.interface.binding)))
-                leases += filter(None, (identity.lease_of(rows[name]),))
+            if name in rows and identity.guest_may_run(case.facts, machine):
+                uid = rows[name].external_id(VM_UID)
+                if not uid or identity.continues(machine, case.present, uid):
+                    wanted.append(placed(rows[name], located(name, attachment.interface.binding)))
+                    leases += filter(None, (identity.lease_of(rows[name]),))
             continue
         if trouble := dhcp_trouble(attachment):
             troubles.append(replace(trouble, interface=attachment.interface.name))

@@ -74,7 +74,7 @@ class Port:
     @property
     def mac(self) -> str:
         """The first word of `addresses`; empty where there is none."""
-        return next((word for entry in self.addresses for word in entry.split()[:1]), "")
+        return next((word for entry in self.addresses for word in entry.split()), "")
 
 
 @dataclass(frozen=True, slots=True)

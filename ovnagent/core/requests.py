@@ -188,7 +188,7 @@ class _Reader:
             if not key:
                 self.errors.append(f"{field}: {error}")
             return key, mac
-        if key and mac and mac != own:
+        if mac and mac != own:
             self.warnings.append(
                 f"{key} says {mac}, but {field} says {own} and that is what the guest gets; "
                 f"set macAddress to {mac} or remove the annotation"

@@ -178,7 +178,7 @@ def parse_mac(text: str) -> str:
     if PLAIN_MAC.fullmatch(text) and text != "00:00:00:00:00:00":
         return text
     word = text.strip(BLANK).lower()
-    if not text.isascii() or not MAC.fullmatch(word):
+    if not MAC.fullmatch(word):
         raise ValueError(f"{shown(text)} is no MAC address; write it like 00:00:00:53:6b:b6")
     digits = re.sub("[:.-]", "", word)
     mac = ":".join(digits[index : index + 2] for index in range(0, 12, 2))
