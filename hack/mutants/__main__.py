@@ -50,9 +50,9 @@ EXAMPLES = 5
 """Of a property, at most."""
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in (
-        "attachments", "books", "commands", "deletion", "dhcp", "dhcp_options", "documents", "free", "holding", "identity",
-        "interfaces", "network_rules", "placement", "plan", "plugging", "reduce", "requests", "routers", "settle",
-        "takeover", "timeline", "values", "vm", "why",
+        "attachments", "books", "claims", "commands", "deletion", "dhcp", "dhcp_options", "difference", "documents", "free",
+        "grants", "holding", "identity", "interfaces", "network_rules", "placement", "plan", "plan_edges", "plugging",
+        "reduce", "reduce_edges", "requests", "routers", "settle", "takeover", "timeline", "values", "vm", "why",
     )),
     "tests/scenarios/test_plugging.py",
     "tests/scenarios/test_scenarios.py",
@@ -350,12 +350,18 @@ def _import_what_others_made() -> None:
 TESTS_OF = {
     "deletion.py": ("tests/unit/test_deletion.py",),
     "dhcp.py": ("tests/unit/test_dhcp.py",),
-    "plan.py": ("tests/unit/test_plan.py", "tests/unit/test_identity.py", "tests/unit/test_deletion.py"),
+    "plan.py": (
+        "tests/unit/test_plan.py",
+        "tests/unit/test_plan_edges.py",
+        "tests/unit/test_identity.py",
+        "tests/unit/test_deletion.py",
+    ),
     "ports.py": ("tests/unit/test_identity.py", "tests/unit/test_holding.py", "tests/unit/test_plan.py"),
     "dhcp_options.py": ("tests/unit/test_dhcp_options.py", "tests/unit/test_values.py"),
     "limits.py": ("tests/unit/test_values.py",),
     "problems.py": (
         "tests/unit/test_plan.py",
+        "tests/unit/test_plan_edges.py",
         "tests/unit/test_network_rules.py",
         "tests/unit/test_holding.py",
         "tests/scenarios",
@@ -369,7 +375,7 @@ TESTS_OF = {
         "tests/unit/test_identity.py",
     ),
     "requests.py": ("tests/unit/test_requests.py",),
-    "reduce.py": ("tests/unit/test_reduce.py", "tests/unit/test_vm.py"),
+    "reduce.py": ("tests/unit/test_reduce.py", "tests/unit/test_reduce_edges.py", "tests/unit/test_vm.py"),
     "values.py": ("tests/unit/test_values.py",),
     "plugging.py": ("tests/unit/test_plugging.py", "tests/scenarios/test_plugging.py"),
     "takeover.py": ("tests/unit/test_takeover.py",),

@@ -9,6 +9,7 @@ import pytest
 
 from ovnagent.core.attachments import Rules, attachments
 from ovnagent.core.claims import claims
+from ovnagent.core.networks import Namespaces, Networks
 from ovnagent.core.owner import owner
 from ovnagent.core.placement import locate
 from ovnagent.core.ports import INTERFACE, NETWORK, VM_UID, Port, PresentPort
@@ -177,3 +178,34 @@ def test_a_record_of_a_network_that_is_not_configured_is_of_the_one_that_has_all
         desk.feed("ADDED", "virtualmachines", vm_object("web", record=record))
         desk.look()
         assert ("10.16.0.50" in desk.port("web.default").ips) is counts
+
+
+NOBODY = Namespaces(everyone=False)
+
+
+def test_who_asks_for_nothing_is_told_nothing_of_the_rule_about_port_security() -> None:
+    for asked in ({}, {"ovn.kubernetes.io/port_security": "true"}):
+        desk = Desk(replace(network(), port_security_off=NOBODY))
+        desk.feed("ADDED", "virtualmachines", vm_object("web", annotations=asked))
+        desk.look()
+        assert desk.says("web") == []
+        assert desk.port("web.default").port_security
+
+
+def test_that_one_port_has_no_security_is_no_leave_for_the_port_beside_it() -> None:
+    """The rule has changed while the guest runs: its one port stays as it is, its other stays secured."""
+    off = {"net.default.kubernetes.io/port_security": "false"}
+    nics, networks = [nic("default"), nic("a")], [{"name": "default", "pod": {}}, nad("a", "net")]
+    desk = Desk(network(), TENANT)
+
+    def look(asked: dict[str, str]) -> None:
+        more = {"annotations": asked, "interfaces": nics, "networks": networks}
+        desk.feed("MODIFIED", "virtualmachines", vm_object("web", **more))  # type: ignore[arg-type]
+        desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", node="node1", **more))  # type: ignore[arg-type]
+        desk.look()
+
+    look(off)
+    desk.networks = Networks(tuple(replace(each, port_security_off=NOBODY) for each in desk.networks.all))
+    look(off | {"ovn.kubernetes.io/port_security": "false"})
+    assert desk.port("web.default").port_security
+    assert not desk.port("web.default.net.default").port_security

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ovnagent.core.deletion import NO_BRAKE, Brake, brake, go_ahead, homeless, too_many
+from ovnagent.core.deletion import NO_BRAKE, Brake, brake, go_ahead, homeless, obsolete, too_many
 from ovnagent.core.networks import Networks
 from ovnagent.core.ports import CLUSTER, NETWORK, VM, Port, PresentPort
 from ovnagent.core.vm import VmKey
@@ -236,3 +236,9 @@ def test_the_end_of_an_older_vmi_s_launcher_says_nothing() -> None:
     desk.feed("MODIFIED", "pods", pod_object("web-1", "web", node="node1", phase="Succeeded"))
     desk.look()
     assert not desk.rows
+
+
+def test_what_is_spared_does_not_go_though_nobody_wants_it() -> None:
+    """A row on a network that the configuration lacks, of a VM that was seen to be deleted."""
+    lost, wanted, goes = row("lost"), row("wanted"), row("goes")
+    assert obsolete((lost, wanted, goes), {"wanted.default"}, {"lost.default"}) == (goes,)

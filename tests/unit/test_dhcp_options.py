@@ -7,8 +7,8 @@ import re
 import pytest
 from hypothesis import example, given, settings
 
-from ovnagent.core import limits
-from ovnagent.core.dhcp_options import DHCPV4, DHCPV6, Form, parse_options
+from ovnagent.core import dhcp_options, limits
+from ovnagent.core.dhcp_options import DHCPV4, DHCPV6, Form, addresses, parse_options, string
 from tests import hostile
 
 ATTACK = 'lease_time=3600); outport="victim"; output; //'
@@ -166,3 +166,30 @@ def check(form: Form, value: str) -> None:
     assert WRITTEN.fullmatch(written), written
     assert len(written) <= limits.DHCP_ADDRESSES * 48
     assert form(written) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mtu=1400,lease_time=60,dns_server=8.8.8.8", ["dns_server", "lease_time", "mtu"]),
+        ('wpad="http://wpad/{,x",mtu=1400', ["mtu", "wpad"]),
+        ('wpad="http://wpad/}"', ["wpad"]),
+    ],
+)
+def test_options_are_sorted_and_quotes_hold_braces_together(text: str, expected: list[str]) -> None:
+    assert [name for name, _ in parse_options(text, DHCPV4)] == expected
+
+
+@pytest.mark.parametrize("text", ["a", "~", "http://boot/~user"])
+def test_a_text_may_be_short_and_hold_a_tilde(text: str) -> None:
+    assert string(text) == string(f'"{text}"') == f'"{text}"'
+
+
+@pytest.mark.parametrize("text", ["{10.0.0.15", "{10.0.0.1,10.0.0.25", "510.0.0.1}", "510.0.0.1,10.0.0.2}"])
+def test_a_list_that_is_not_closed_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="is no IP address"):
+        addresses(text, 4)
+
+
+def test_a_number_is_written_anew() -> None:
+    assert dhcp_options.number(60, 3600)(" 0060 ") == "60"

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from ovnagent.core import ports
 from ovnagent.core.identity import (
     continues,
     guest_may_run,
@@ -330,3 +331,35 @@ def test_what_is_written_is_sorted_as_what_is_read_is() -> None:
     assert moving.external_ids == own_external_ids(dict(moving.external_ids))
     assert moving.options == (("activation-strategy", "rarp"), ("requested-chassis", "A,B"))
     assert placed(moving, Placement()).external_ids == PORT.port.external_ids
+
+
+def test_a_lease_has_its_ipv4_address_first() -> None:
+    for ips in ("10.16.0.5 fd00::5", "fd00::5 10.16.0.5"):
+        found = lease_of(replace(row().port, addresses=(f"0a:00:00:00:00:01 {ips}",)))
+        assert found is not None
+        assert found.ips == (ip_address("10.16.0.5"), ip_address("fd00::5"))
+
+
+def test_external_ids_that_are_the_agent_s_are_sorted() -> None:
+    assert own_external_ids({VM_UID: "u", "theirs": "x", INTERFACE: "i"}) == ((INTERFACE, "i"), (VM_UID, "u"))
+
+
+def test_the_keys_that_databases_hold_by_now_do_not_change() -> None:
+    assert {
+        "ovnagent-cluster",
+        "ovnagent-vm",
+        "ovnagent-vm-uid",
+        "ovnagent-vmi-uid",
+        "ovnagent-interface",
+        "ovnagent-network",
+        "ovnagent-migration",
+        "ovnagent-options",
+    } == ports.OWN_EXTERNAL_IDS
+    assert (ports.PORT, ports.ALIVE) == ("ovnagent-port", "ovnagent-alive-")
+
+
+def test_a_port_of_which_nothing_more_is_said() -> None:
+    port = Port("web.default", "s")
+    assert (port.type, port.enabled, port.dns, port.mac) == ("", True, "", "")
+    assert PresentPort("1", port).dns_row == ""
+    assert PresentPort("1", port, "2") == PresentPort("1", port)

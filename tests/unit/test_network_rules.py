@@ -9,7 +9,7 @@ import pytest
 
 from ovnagent.core import limits
 from ovnagent.core.dhcp import server_mac
-from ovnagent.core.networks import Namespaces, Network, Networks
+from ovnagent.core.networks import Dhcp, Namespaces, Network, Networks
 from ovnagent.core.vm import VmKey
 from tests.desk import Desk, foreign, network, pod_object, vm_object, vmi_object
 
@@ -349,3 +349,10 @@ def test_a_wish_brings_no_mac_that_another_has() -> None:
     desk.feed("ADDED", "virtualmachines", vm_object("heir", record=record))
     desk.look()
     assert desk.port("heir.default").mac == "0a:00:00:00:00:01"
+
+
+def test_a_network_of_which_nothing_more_is_said() -> None:
+    """It is not the network of pods, no router has its gateways, nobody answers DNS on it, and leases last an hour."""
+    bare = Network("x", "x", network().subnets)
+    assert Networks((bare,)).pod is None
+    assert (bare.router, bare.dns_domain, Dhcp().lease_seconds) == ("", "", 3600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from ovnagent.core.placement import (
     RESCUE_SECONDS,
     Binding,
     ChassisTable,
+    Line,
     Placement,
     Situation,
     Whereabouts,
@@ -299,3 +301,38 @@ def test_the_next_migration_may_begin_before_the_vmi_tells_of_the_last_one_s_end
     third = pod("p3", "n3", "m2")
     told = facts(vmi("n1"), P1, P2, third, migration("m1", "Succeeded"), migration("m2"))
     assert locate(told) == Whereabouts(MIGRATING, "n2", "n3", "m2")
+
+
+def test_where_a_migration_of_before_led_is_no_source_once_the_guest_has_come_back() -> None:
+    """Its launcher is on its way out there; on the guest's own node there may be an older one, too."""
+    back, third = pod("p3", "n1", "m2"), pod("p4", "n3", "m3")
+    for here in ((back,), (P1, back)):
+        told = facts(
+            vmi("n1"), *here, P2, third, migration("m1", "Succeeded"), migration("m2", "Succeeded"), migration("m3")
+        )
+        assert locate(told) == Whereabouts(MIGRATING, "n1", "n3", "m3")
+
+
+# ---- what is told of it ---------------------------------------------------------------------------------------------
+
+
+def test_why_a_port_is_placed_as_it_is_makes_no_other_placement_of_it() -> None:
+    assert Placement(("A",), line=Line.TARGET_ALONE) == Placement(("A",), line=Line.ONE_PLACE)
+
+
+def test_the_words_for_where_a_vm_is() -> None:
+    assert [each.value for each in Situation] == ["stopped", "placed", "migrating", "switched", "unclear"]
+
+
+def test_who_is_nowhere_has_no_node() -> None:
+    nowhere = locate(facts())
+    assert (nowhere.node, nowhere.target, nowhere.migration) == ("", "", "")
+
+
+def test_a_binding_is_not_up_before_that_is_said() -> None:
+    assert not Binding("A").up
+
+
+def test_the_source_is_waited_for_as_long_as_the_manual_says() -> None:
+    manual = Path(__file__).parents[2] / "docs" / "live-migration.md"
+    assert f"for {GRACE_SECONDS:.0f} s at most" in manual.read_text()

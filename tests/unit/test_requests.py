@@ -89,6 +89,8 @@ def test_what_cannot_be_understood_is_said(annotations: dict[str, object], words
     ("key", "value", "words"),
     [
         ("ip_address", ",".join(f"10.16.0.{n}" for n in range(200)), "holds 200 addresses; give one per family"),
+        ("ip_address", "10.16.0.1,10.16.0.2,fd00::1", "holds 3 addresses; give one per family"),
+        ("ip_address", "fd00::1,fd00::2", "holds more than one IPv6 address; give one per family"),
         ("ip_address", "fd00::15%x", "is no address of a port: no zone"),
         ("ip_address", "\u0661\u0660.16.0.5", "is no IP address"),
         ("ip_pool", ",".join(["10.16.0.0..10.16.255.255"] * 300), "it holds 300 ranges; at most 64"),
@@ -147,7 +149,29 @@ def test_many_long_annotations_are_not_guessed_at() -> None:
     ],
 )
 def test_rates(value: str, bits: int) -> None:
-    assert asked(POD, {"ovn.kubernetes.io/egress_rate": value}).egress_rate == bits
+    request = asked(POD, {"ovn.kubernetes.io/egress_rate": value})
+    assert (request.egress_rate, request.errors) == (bits, ())
+
+
+@pytest.mark.parametrize("key", ["egress_rate", "ingress_rate"])
+def test_no_limit_may_be_said_in_two_ways_at_once(key: str) -> None:
+    request = asked(TENANT, {f"net.demo.ovn.kubernetes.io/{key}": " ", f"net.demo.kubernetes.io/{key}": "0"})
+    assert (request.egress_rate, request.errors) == (0, ())
+
+
+def test_of_two_names_that_differ_the_first_is_told_and_nothing_is_asked_by_either() -> None:
+    request = asked(
+        TENANT, {"net.demo.ovn.kubernetes.io/ip_address": "10.1.0.5", "net.demo.kubernetes.io/ip_address": "10.1.0.6"}
+    )
+    assert (request.ips_key, request.ips, len(request.errors)) == ("net.demo.ovn.kubernetes.io/ip_address", (), 1)
+
+
+def test_where_the_ecosystem_s_key_differs_ours_is_what_is_asked() -> None:
+    request = asked(
+        POD,
+        {"ovn.kubernetes.io/ip_address": "10.16.0.9", "network.kubevirt.io/addresses": '{"default": ["10.16.0.8"]}'},
+    )
+    assert (request.ips, len(request.errors)) == ((ip_address("10.16.0.9"),), 1)
 
 
 @pytest.mark.parametrize(

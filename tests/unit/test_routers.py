@@ -51,3 +51,7 @@ def test_guests_are_told_to_ask_dhcpv6_only_where_it_answers() -> None:
     # of networks on one port the first that says anything
     assert router_ports([V4, full])[0].advertisements == more
     assert router_ports([full, replace(DUAL, dhcp=Dhcp())])[0].advertisements == more
+
+
+def test_a_network_without_a_router_hides_none_behind_it() -> None:
+    assert [port.name for port in router_ports([network(), V4])] == ["edge-s"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -85,3 +86,20 @@ def test_two_agents_that_never_agree_take_the_lock_ever_more_rarely(steps: list[
     assert deaf or not times
     for number, (before, after) in enumerate(itertools.pairwise(times), 1):
         assert after - before >= pause(number)
+
+
+def test_the_first_seconds_of_a_machine_are_as_good_as_any() -> None:
+    """Its clock begins at nothing: that nothing has changed yet is no news of a moment ago."""
+    assert verdict(Standby(IDLE_SECONDS, contended=True, sure=True, differs_since=0.0)) is Verdict.ASK
+
+
+def test_a_second_answer_counts_twice_as_long_and_no_longer() -> None:
+    for answers, seconds in ((1, BELIEVED_SECONDS), (2, 2 * BELIEVED_SECONDS), (3, 4 * BELIEVED_SECONDS)):
+        assert verdict(replace(ASKED, answered=NOW - seconds + 0.1, answers=answers)) is Verdict.WAIT
+        assert verdict(replace(ASKED, answered=NOW - seconds, answers=answers)) is Verdict.TAKE
+
+
+def test_the_holder_is_asked_and_has_to_answer_when_the_manual_says() -> None:
+    text = " ".join((Path(__file__).parents[2] / "docs" / "install.md").read_text().split())
+    assert f"write for {IDLE_SECONDS:.0f} s asks the holder" in text
+    assert f"takes the lock if there is no answer within {ANSWER_SECONDS:.0f} s" in text

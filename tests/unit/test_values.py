@@ -154,3 +154,22 @@ def test_every_dhcp_option_is_documented() -> None:
     section = reference.partition("## DHCP options")[2].partition("\n## ")[0]
     documented = set(re.findall(r"`([A-Za-z0-9_]+)`", section)) - {"7200", "1400", "1", "true", "false"}
     assert documented == {*dhcp_options.DHCPV4, *dhcp_options.DHCPV6, *dhcp_options.SET_BY_OVN}
+
+
+def test_one_label_that_is_too_long_is_enough() -> None:
+    assert values.parse_domain(f"VM.{'a' * 63}") == f"vm.{'a' * 63}"
+    with pytest.raises(ValueError, match="is no DNS name"):
+        values.parse_domain(f"vm.{'a' * 64}")
+
+
+def test_nothing_but_blanks_may_stand_around_a_value() -> None:
+    for text in ("~10.16.0.5", "10.16.0.5~"):
+        with pytest.raises(ValueError, match="is no IP address"):
+            values.parse_ip(text)
+    assert values.parse_title(" ~net~ \n") == "~net~"
+
+
+def test_a_document_that_is_too_long_is_not_read() -> None:
+    assert values.parse_json("[1, 2]", 6) == [1, 2]
+    with pytest.raises(ValueError, match="the text has 7 characters; at most 6"):
+        values.parse_json("[1, 20]", 6)

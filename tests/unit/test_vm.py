@@ -154,3 +154,14 @@ def test_two_vms_whose_ports_would_have_one_name() -> None:
     desk.look()
     assert desk.port("x.y.n.m").vm == VmKey("m", "x.y.n")
     assert "belongs to VM m/x.y.n" in desk.says("x", "y")[0]
+
+
+def test_the_pod_s_own_interface_is_that_of_the_pod_network_or_of_the_nad_in_its_place() -> None:
+    assert vm.pod_interface(Interface("default", "bridge")) == "eth0"
+    assert vm.pod_interface(Interface("tenant", "bridge", nad="demo/tenant-net", primary=True)) == "eth0"
+
+
+def test_the_names_that_stand_on_objects_and_in_the_manual() -> None:
+    assert (vm.RECORD_ANNOTATION, vm.CHASSIS_ANNOTATION) == ("ovnagent.io/record", "ovnagent.io/chassis")
+    assert vm.LOGICAL_SWITCH_KEY == "ovn.kubernetes.io/logical_switch"
+    assert vm.ADDRESSES_ANNOTATION == "network.kubevirt.io/addresses"
