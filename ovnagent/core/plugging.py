@@ -93,7 +93,7 @@ def plan(node: Node) -> tuple[Decision, ...]:
     holders: dict[str, list[Attached]] = {}
     for each in node.interfaces:
         kept = decisions[each.row].iface_id if each.row in decisions else each.iface_id
-        if kept and each.iface_id == kept:
+        if each.iface_id == kept:
             holders.setdefault(kept, []).append(each)
     wishes = [each for each in decisions.values() if each.iface_id and not each.interface.iface_id]
     for wish in sorted(wishes, key=lambda each: _precedence(each, node)):

@@ -69,7 +69,7 @@ def settle(
     sharing = [each for each in ordered if each.request.pairs or each.holder in books[each.network.logical_switch].shares]
 
     _each(result, ordered, foreign, _hold_by_row)
-    _each(result, [each for each in ordered if each.last_row is not None], foreign, _hold_by_last_row)
+    _each(result, ordered, foreign, _hold_by_last_row)
     _each(result, sharing, foreign, lambda claim, book, others: _go_on_sharing(claim, book, others, virtual))
     turns, evidence, rounds = _in_turn([each for each in ordered if not _settled(result, each)])
     for each in rounds:
@@ -196,7 +196,7 @@ def _move_round(result: Settlement, claims: Sequence[Claim], foreign: Mapping[st
     members = {claim.holder for claim in claims}
     for claim in claims:
         lease = next(filter(None, (_for_us(claim, each) for each in claim.records)), None)
-        if lease is None or claim.network.logical_switch != switch or claim.holder in book.leases:
+        if lease is None or claim.holder in book.leases:
             return
         for ip in lease.ips:
             if str(ip) in others.ips or grants.sharers(claim, ip, book):
@@ -261,8 +261,9 @@ def _hold(claim: Claim, macs: Iterable[str], lease: Lease, book: Book, foreign: 
 
 
 def _has_what_is_asked(claim: Claim, lease: Lease) -> bool:
-    """A row with what is asked for is younger than a record without: the agent died between writing the two."""
-    return bool(claim.request.ips) and set(claim.request.ips) <= set(lease.ips)
+    """A row with what is asked for is younger than a record without: the agent died between writing the two. (Where nothing
+    is asked for, both have it.)"""
+    return set(claim.request.ips) <= set(lease.ips)
 
 
 # ---- 3 and 5: shared addresses --------------------------------------------------------------------------------------

@@ -165,8 +165,7 @@ def _without_return(timeline: Timeline, case: Case) -> Timeline:
 
 
 def _outcome(timeline: Timeline, case: Case, first: bool) -> Outcome:
-    where = case.where
-    if where.situation is Situation.PLACED and where.migration == timeline.uid:
+    if case.where.migration == timeline.uid:
         return Outcome.DONE
     return Outcome.UNKNOWN if first else Outcome.ROLLED_BACK
 

@@ -56,11 +56,11 @@ def wanted_port(
         addresses=(" ".join((lease.mac, *map(str, lease.ips))),),
         port_security=_security(attachment, grant, lease, pod_macs) if secure else (),
         enabled=attachment.interface.state != "down",
-        options=tuple(sorted(extra.items())),
+        options=tuple(extra.items()),
         dhcpv4=dhcpv4_options if isinstance(dhcpv4_options, DhcpOptions) else None,
         dhcpv6=dhcpv6_options,
         dns=_dns(owner, network, lease),
-        external_ids=tuple(sorted((key, value) for key, value in external_ids.items() if value)),
+        external_ids=tuple((key, value) for key, value in external_ids.items() if value),
     )
     return placed(port, placement)
 
