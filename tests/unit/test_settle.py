@@ -79,6 +79,11 @@ def has(result: Settlement, name: str, namespace: str = "default") -> str:
     return ",".join(map(str, given.ips)) if given is not None else ""
 
 
+def macs_of(result: Settlement, claimed: Claim) -> str:
+    given = result.grants[claimed.holder].lease
+    return given.mac if given is not None else ""
+
+
 def v4(result: Settlement, name: str) -> str:
     return has(result, name).partition(",")[0]
 
@@ -125,6 +130,28 @@ def shared_row(ip: str, *parents: str) -> PresentPort:
         (
             [claim("a", ask="10.16.0.50"), claim("b", "10.16.0.60", row="10.16.0.50", ask="10.16.0.50")],
             {"a": "", "b": "10.16.0.50"},
+        ),
+        (
+            [claim("a", "10.16.0.50"), claim("b", "10.16.0.60", row="10.16.0.50", ask="10.16.0.50")],
+            {"a": "", "b": "10.16.0.50"},
+        ),
+        # two have exchanged theirs, and the record of a third, older one brings up the first of them
+        (
+            [
+                claim("a", "10.16.0.50"),
+                claim("b", "10.16.0.60", row="10.16.0.50"),
+                claim("c", "10.16.0.50", row="10.16.0.60"),
+            ],
+            {"a": "", "b": "10.16.0.60", "c": "10.16.0.50"},
+        ),
+        # none of two moves where the record of one names what the row of an outsider has, who has not had his turn
+        (
+            [
+                claim("a", "10.16.0.60,fd00::7", row="10.16.0.50"),
+                claim("b", "10.16.0.50", row="10.16.0.60"),
+                claim("c", "10.16.0.70", row="fd00::7"),
+            ],
+            {"a": "10.16.0.50", "b": "10.16.0.60", "c": "10.16.0.70"},
         ),
         # a stopped VM's row counts as far as the network has its address to give
         ([claim("a", "10.16.0.50", row="10.16.0.100"), claim("b", row="10.16.0.50")], {"a": "", "b": "10.16.0.50"}),
@@ -173,6 +200,108 @@ def test_the_books_are_younger_than_the_row() -> None:
     assert has(settled(claim("a", row="10.16.0.50"), books=books), "a") == "10.16.0.51,fd00::51"
     stands = Standing(holder, SWITCH, lease("a", "10.16.0.50"))
     assert ip_address("10.16.0.51") in settled(standing=(stands,), books=books).books[SWITCH].ips
+
+
+EXCHANGED = (claim("a", "10.16.0.60", row="10.16.0.50"), claim("b", "10.16.0.50", row="10.16.0.60"))
+
+
+def test_who_exchanges_addresses_keeps_the_macs_of_the_records() -> None:
+    result = settled(*EXCHANGED)
+    assert {each.holder.key.name: macs_of(result, each) for each in EXCHANGED} == {"a": MACS["a"], "b": MACS["b"]}
+
+
+def test_what_one_of_them_would_take_from_somebody_else_none_of_them_takes() -> None:
+    stays = {"a": "10.16.0.50", "b": "10.16.0.60"}
+    others = foreign({"10.16.0.60": "port theirs"})
+    result = settled(*EXCHANGED, others=others)
+    assert {name: v4(result, name) for name in stays} == stays
+    sharer = claim("c").holder
+    shared = NO_BOOKS.put(SWITCH, NO_BOOKS[SWITCH].share(sharer, frozenset({ip_address("10.16.0.60")})))
+    result = settled(*EXCHANGED, books=shared)
+    assert {name: v4(result, name) for name in stays} == stays
+
+
+def test_the_mac_of_somebody_s_row_is_not_taken_from_him_by_an_exchange() -> None:
+    first, second = EXCHANGED
+    first = replace(first, records=(lease("a", "10.16.0.60", MACS["c"]),))
+    victim = claim("c", "10.16.0.70", row="10.16.0.80", running=True)
+    result = settled(first, second, victim)
+    assert (v4(result, "a"), v4(result, "b"), v4(result, "c")) == ("10.16.0.60", "10.16.0.50", "10.16.0.70")
+    assert macs_of(result, victim) == MACS["c"]
+    assert macs_of(result, first) != MACS["c"]
+
+
+def test_who_is_in_two_rounds_moves_once() -> None:
+    """a -> b -> c -> a, and by a second record b -> a: there c would be an outsider, and its MAC not a's to take."""
+    first = replace(claim("a", row="10.16.0.50,fd00::5"), records=(lease("a", "10.16.0.60", MACS["c"]),))
+    claims = (
+        first,
+        claim("b", "10.16.0.90", "10.16.0.70,fd00::5", row="10.16.0.60"),
+        claim("c", "10.16.0.50", row="10.16.0.70"),
+    )
+    result = settled(*claims)
+    assert [v4(result, name) for name in "abc"] == ["10.16.0.60", "10.16.0.90", "10.16.0.50"]
+    assert macs_of(result, first) == MACS["c"]
+
+
+def test_in_a_round_with_one_whose_record_gives_it_nothing_nobody_moves() -> None:
+    """Its row has what a third one holds already."""
+    books = NO_BOOKS.put(SWITCH, NO_BOOKS[SWITCH].hold(claim("c").holder, lease("c", "10.16.0.50")))
+    result = settled(
+        claim("a", "10.16.0.100", row="10.16.0.50", running=True),
+        claim("b", "10.16.0.50", row="10.16.0.100", running=True),
+        claim("c"),
+        books=books,
+    )
+    assert [v4(result, name) for name in "abc"] == ["", "10.16.0.100", "10.16.0.50"]
+
+
+def test_a_round_on_which_the_agent_fails_is_a_failure_of_all_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no good")
+
+    monkeypatch.setattr("ovnagent.core.settle._move_round", fail)
+    outsider = claim("c", row="10.16.0.80")
+    result = settle((*EXCHANGED, outsider), (), NO_BOOKS, {}, {})
+    assert {key: str(error) for key, error in result.failed.items()} == {each.holder.key: "no good" for each in EXCHANGED}
+    assert v4(result, "c") == "10.16.0.80"
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        # the database was emptied: what was seen before, as far as the network has it to give; a guest that runs keeps it
+        ([claim("a", "10.16.0.50", last="10.16.0.50")], {"a": "10.16.0.50"}),
+        ([claim("a", "10.16.0.100", last="10.16.0.100", running=True)], {"a": "10.16.0.100"}),
+        # a row that is there goes before one that was
+        (
+            [claim("a", "10.16.0.50", last="10.16.0.50"), claim("b", "10.16.0.50", row="10.16.0.50")],
+            {"a": "", "b": "10.16.0.50"},
+        ),
+        # of one VM's, the one that was seen before is the younger
+        ([claim("a", "10.16.0.60", row="10.16.0.50", last="10.16.0.60", running=True)], {"a": "10.16.0.60"}),
+    ],
+)
+def test_the_row_that_was_seen_before(claims: list[Claim], expected: dict[str, str]) -> None:
+    for order in (claims, claims[::-1]):
+        result = settled(*order)
+        assert {name: v4(result, name) for name in expected} == expected
+
+
+def test_a_stopped_vm_does_not_get_back_what_is_reserved_since_its_row_was_seen_but_the_rest() -> None:
+    told = "10.16.0.100,fd00::50"
+    older, its = claim("a", "fd00::50"), claim("b", told, last=told)
+    result = settled(older, its, claim("c", row="10.16.0.100", running=True))
+    assert has(result, "a") == ""
+    v4_of_it, _, v6_of_it = has(result, "b").partition(",")
+    assert (v4_of_it == "10.16.0.100", v6_of_it) == (False, "fd00::50")
+
+
+def test_the_books_are_younger_than_the_row_that_was_seen_before() -> None:
+    holder = claim("a").holder
+    books = NO_BOOKS.put(SWITCH, NO_BOOKS[SWITCH].hold(holder, lease("a", "10.16.0.51,fd00::51")))
+    for last in ("10.16.0.50", ""):
+        assert has(settled(claim("a", last=last, running=True), books=books), "a") == "10.16.0.51,fd00::51"
 
 
 # ---- rows that stand without a claim ---------------------------------------------------------------------------------
