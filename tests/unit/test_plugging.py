@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ovnagent.core import reduce
 from ovnagent.core.plugging import RIVALS, Attached, Machine, Node, granted, leases, plan, rivals
 from ovnagent.core.ports import port_name
 from ovnagent.core.records import Lease, Record, render
-from ovnagent.core.vm import Interface, VmKey, pod_interface
+from ovnagent.core.vm import Interface, Launcher, VmKey, pod_interface
 from ovnagent.kube.client import ApiError
 from ovnagent.ovn.vswitch import _operation
 from ovnagent.plugger.access import CannotReachError, PodClient
@@ -137,6 +138,168 @@ def test_the_nad_on_which_an_interface_is(nad: str, iface_id: str, written: str,
     assert decision.iface_id == expected[0]
     assert decision.reason.startswith(expected[1])
     assert bool(decision.reason) is bool(expected[1])
+
+
+# ---- one look at a node ----------------------------------------------------------------------------------------------
+
+WEB = VmKey("default", "web")
+GRANTED = Lease("web.default", "default", "pods", (ip_address("10.16.0.9"),), MAC)
+
+
+def machine(record: Record | None = None, rivals: tuple[Machine, ...] | None = (), name: str = "web") -> Machine:
+    """A VM that runs on node1, by default with a port that was granted to it."""
+    text = render(record or Record(WEB, "uid-web", (GRANTED,)))
+    vmi = reduce.instance(vmi_object(name, uid="vmi-web", owner="uid-web", node="node1"))
+    return Machine(vmi, reduce.virtual_machine(vm_object(name, "uid-web", record=text)), rivals)
+
+
+def veth(row: str, iface_id: str = "", pod: str = "p", written: str | None = None, broken: bool = False) -> Attached:
+    """What ovs-cni attached for a launcher; with a name that was written by the agent, unless told otherwise."""
+    written = iface_id if written is None else written
+    return Attached(row, row, iface_id, written, f"default/{pod}", f"pod-{pod}", "eth0", broken)
+
+
+def launcher(name: str = "p", **more: Any) -> Launcher:
+    return reduce.launcher(pod_object(name, "web", "node1", **more))
+
+
+def look(*interfaces: Attached, pods: tuple[Launcher, ...] = (), known: Machine | None = None) -> dict[str, tuple[str, str]]:
+    """Row -> (name, reason)."""
+    found = {pod.uid: pod for pod in pods or (launcher(),)}
+    decisions = plan(Node(interfaces, found, dict.fromkeys(found, known or machine())))
+    return {each.interface.row: (each.iface_id, each.reason) for each in decisions}
+
+
+def test_what_ovs_cni_did_not_attach_is_left_alone_and_has_its_name() -> None:
+    bare = Attached("tap", "tap0", "web.default")
+    assert (bare.written, bare.pod, bare.pod_uid, bare.inside) == ("", "", "", "")
+    assert look(bare) == {}
+    text = "port web.default is plugged into interface tap0 of this node already; one must go"
+    assert look(bare, veth("new")) == {"new": ("", text)}
+
+
+def test_a_name_that_an_ended_launcher_loses_is_free_in_the_same_look() -> None:
+    pods = (launcher("old", phase="Succeeded"), launcher("p"))
+    found = look(veth("dead", "web.default", "old"), veth("new"), pods=pods)
+    assert found == {"dead": ("", "pod default/old has ended"), "new": ("web.default", "")}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_two_that_want_one_name_what_works_then_the_older_launcher_has_it(turned: bool) -> None:
+    pods = (launcher("young", created="2026-01-02T00:00:00Z"), launcher("old"))
+    for interfaces, winner in (
+        ((veth("a", pod="young"), veth("b", pod="old")), "b"),
+        ((veth("a", pod="young"), veth("b", pod="old", broken=True)), "a"),
+    ):
+        found = look(*(interfaces[::-1] if turned else interfaces), pods=pods)
+        (loser,) = found.keys() - {winner}
+        assert found[winner] == ("web.default", "")
+        assert found[loser][0] == ""
+        assert f"is plugged into interface {winner} of this node already" in found[loser][1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "replaced"),
+    [
+        (veth("old", "web.default", broken=True), veth("new"), True),
+        (veth("old", "web.default"), veth("new"), False),
+        # both are dead, it is another pod's, or somebody else gave it the name
+        (veth("old", "web.default", broken=True), veth("new", broken=True), False),
+        (veth("old", "web.default", "other", broken=True), veth("new"), False),
+        (veth("old", "web.default", written="", broken=True), veth("new"), False),
+    ],
+)
+def test_a_dead_interface_gives_way_to_that_which_its_own_pod_was_given_for_it(
+    old: Attached, new: Attached, replaced: bool
+) -> None:
+    found = look(old, new, pods=(launcher(), launcher("other")))
+    assert [found["old"][0], found["new"][0]] == (["", "web.default"] if replaced else ["web.default", ""])
+
+
+def test_a_name_that_somebody_took_away_is_given_again() -> None:
+    assert look(veth("a", "", written="web.default")) == {"a": ("web.default", "")}
+
+
+def test_what_is_said_of_a_name_that_somebody_else_set() -> None:
+    theirs, pod = veth("a", "theirs", written=""), launcher()
+    (decision,) = plan(Node((theirs,), {}))
+    assert (decision.iface_id, decision.reason, decision.ask) == ("theirs", "", False), "it may be any pod's"
+    start = "iface-id theirs was set by somebody else and is left alone; "
+    for record, words in (
+        (None, "the one that was granted is web.default"),
+        (Record(WEB, "uid-web", ()), "none was granted: the agent has granted no port to interface default"),
+    ):
+        (decision,) = plan(Node((theirs,), {pod.uid: pod}, {pod.uid: machine(record)}))
+        assert decision.reason.startswith(start + words)
+        assert (decision.iface_id, decision.ask) == ("theirs", True), "a record may come yet"
+
+
+def test_a_pod_network_that_is_a_nad_itself_is_the_pod_network() -> None:
+    status = [{"name": "kube-system/ovn-default", "interface": "eth0", "default": True}]
+    told = {"k8s.v1.cni.cncf.io/network-status": orjson.dumps(status).decode()}
+    assert look(veth("a"), pods=(launcher(annotations=told),)) == {"a": ("web.default", "")}
+
+
+@pytest.mark.parametrize("missing", ["vmi", "vmi_uid"])
+def test_a_pod_that_does_not_name_a_vmi_is_no_launcher(missing: str) -> None:
+    pod = replace(launcher(), **{missing: ""})
+    assert look(veth("a"), pods=(pod,)) == {"a": ("", "pod default/p names no VMI as its owner")}
+
+
+def test_a_vmi_of_another_name_is_not_the_launcher_s_also_with_its_uid() -> None:
+    other = machine(Record(VmKey("default", "other"), "uid-web", (GRANTED,)), name="other")
+    (_, reason) = look(veth("a"), known=other)["a"]
+    assert reason == "pod default/p is of a VMI default/web that is gone; the one of now is another"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        # the pod network's interface never has a name with its own at the end: that may be another VM's port
+        Record(WEB, "uid-web", (replace(GRANTED, port="web.default.default"),)),
+        Record(VmKey("default", "other"), "uid-web", (GRANTED,)),
+    ],
+)
+def test_a_record_of_another_vm_or_another_name_grants_nothing(record: Record) -> None:
+    (name, reason) = look(veth("a"), known=machine(record))["a"]
+    assert (name, reason.partition(":")[0]) == ("", "the agent has granted no port to interface default of VM default/web")
+
+
+def test_what_a_stopped_vm_is_granted() -> None:
+    stopped = Machine(None, machine().vm)
+    assert list(leases(stopped)) == [GRANTED]
+    assert granted(stopped) == frozenset(), "no interface of it is known"
+
+
+def test_rivals() -> None:
+    """Those that have the port on their own record count, with a VM or without one; those that are many where the name can
+    be read in many ways."""
+    taken = "port web.default is also on the record of VM b/a, whose name gives the same; rename one of them"
+    more = replace(GRANTED, port="another")
+    vm = reduce.virtual_machine(
+        vm_object("a", "uid-a", record=render(Record(VmKey("b", "a"), "uid-a", (more, GRANTED))), namespace="b")
+    )
+    vmi = vmi_object("a", "vmi-a", owner="", namespace="b")
+    vmi["metadata"]["annotations"]["ovnagent.io/record"] = render(Record(VmKey("b", "a"), "vmi-a", (GRANTED,)))
+    nothing = replace(vm, record="")
+    for rival, answer in (
+        (Machine(None, vm), ("", taken)),
+        (Machine(reduce.instance(vmi), None), ("", taken)),
+        (Machine(None, nothing), ("web.default", "")),
+        (Machine(None, None), ("web.default", "")),
+    ):
+        assert look(veth("a"), known=machine(rivals=(rival,))) == {"a": answer}
+    # too many have names like one of its ports; this port's can be read in one way only
+    assert look(veth("a"), known=machine(rivals=None)) == {"a": ("web.default", "")}
+
+
+def test_all_ways_to_read_a_name() -> None:
+    found = rivals(VmKey("x", "y"), "a.b.c.n.d")
+    assert found == {VmKey("d", "a.b.c.n"), VmKey("b", "a"), VmKey("c", "a.b")}
+    assert f"up to {RIVALS} others" in DOCS.read_text()
+
+
+# ---- questions -------------------------------------------------------------------------------------------------------
 
 
 class Api:
