@@ -9,6 +9,7 @@ from dataclasses import replace
 from ovnagent.core import reduce
 from ovnagent.core.networks import Dhcp
 from ovnagent.core.placement import Binding
+from ovnagent.core.ports import EXTRA_OPTIONS, VMI_UID
 from tests.desk import Desk, migration_object, network, pod_object, vm_object, vmi_object
 
 TENANT = network(
@@ -267,3 +268,66 @@ def test_rates() -> None:
     feed_vm(desk, "web")
     desk.look()
     assert desk.port("web.default").options == ()
+
+
+# ---- the row itself --------------------------------------------------------------------------------------------------
+
+
+def test_a_row_says_which_of_its_options_are_the_agent_s_and_nothing_that_is_empty() -> None:
+    desk = Desk(replace(network(), dhcp=Dhcp()))
+    feed_vm(desk, "web", {"ovn.kubernetes.io/egress_rate": "3"})
+    feed_vm(desk, "plain")
+    desk.look()
+    port = desk.port("web.default")
+    assert port.options == (("hostname", '"web"'), ("qos_burst", "3000000"), ("qos_max_rate", "3000000"))
+    assert port.external_id(EXTRA_OPTIONS) == "hostname,qos_burst,qos_max_rate"
+    desk = Desk()
+    feed_vm(desk, "plain")
+    desk.look()
+    port = desk.port("plain.default")
+    assert (port.options, port.dns) == ((), "")
+    assert [key for key, value in port.external_ids if not value] == []
+    assert {EXTRA_OPTIONS, VMI_UID} & dict(port.external_ids).keys() == set()
+
+
+def test_the_vmi_s_uid_is_written_with_the_row_or_with_the_node_and_never_alone() -> None:
+    desk = Desk()
+    feed_vm(desk, "web")
+    desk.look()
+    for uid, before in (("first", ""), ("second", "first")):
+        desk.feed("ADDED", "virtualmachineinstances", vmi_object("web", uid, phase="Scheduling"))
+        desk.look()
+        assert desk.port("web.default").external_id(VMI_UID) == before
+        desk.feed("MODIFIED", "virtualmachineinstances", vmi_object("web", uid, node="node1"))
+        desk.feed("ADDED", "pods", pod_object("p", "web", "node1", vmi_uid=uid))
+        desk.look()
+        assert desk.port("web.default").external_id(VMI_UID) == uid
+        desk.feed("DELETED", "virtualmachineinstances", vmi_object("web", uid))
+        desk.feed("DELETED", "pods", pod_object("p", "web"))
+        desk.look()
+        assert (desk.placed("web.default"), desk.port("web.default").external_id(VMI_UID)) == ("-", uid)
+
+
+def test_a_row_that_is_written_while_its_vmi_waits_for_a_node_has_the_vmi_s_uid() -> None:
+    desk = Desk()
+    feed_vm(desk, "web")
+    desk.feed("ADDED", "virtualmachineinstances", vmi_object("web", "first", phase="Scheduling"))
+    desk.look()
+    assert (desk.placed("web.default"), desk.port("web.default").external_id(VMI_UID)) == ("-", "first")
+
+
+def test_the_launcher_s_own_mac_is_let_through_where_the_guest_sends_with_it_and_nobody_asked_for_another() -> None:
+    asked, own, pod_s = "02:00:00:00:00:01", "02:00:00:00:00:02", "0a:58:00:00:00:01"
+    for binding, asking, macs in (
+        ("masquerade", {}, [pod_s]),
+        ("masquerade", {"ovn.kubernetes.io/mac_address": asked}, [asked]),
+        ("bridge", {}, [own]),
+        ("bridge", {"ovn.kubernetes.io/mac_address": asked}, [asked]),
+    ):
+        desk, nics = Desk(), [{"name": "default", binding: {}}]
+        feed_vm(desk, "web", asking, binding=binding)
+        vmi = vmi_object("web", node="node1", annotations=asking, interfaces=nics, macs={"default": own})
+        desk.feed("ADDED", "virtualmachineinstances", vmi)
+        desk.feed("ADDED", "pods", pod_object("p", "web", "node1", annotations=status(("eth0", "k8s", pod_s))))
+        desk.look()
+        assert [entry.partition(" ")[0] for entry in desk.port("web.default").port_security] == macs

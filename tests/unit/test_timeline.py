@@ -33,10 +33,15 @@ class Watched:
         self.desk.feed("ADDED", "pods", pod_object("web-1", "web", node="node1"))
         self.look(0.0, "chassis1", first=True)
 
-    def look(self, now: float, chassis: str, *additional: str, activated: str = "", first: bool = False) -> Timeline | None:
+    def look(
+        self, now: float, chassis: str | None, *additional: str, activated: str = "", first: bool = False
+    ) -> Timeline | None:
+        """`chassis`: None where the Southbound has no such port."""
         desk = self.desk
         desk.now = now
-        desk.bindings[PORT] = Binding(chassis, additional, tuple(filter(None, (activated,))))
+        desk.bindings.pop(PORT, None)
+        if chassis is not None:
+            desk.bindings[PORT] = Binding(chassis, additional, tuple(filter(None, (activated,))))
         case = desk._case(WEB)
         (result,) = plan([case], desk.books, desk.world()).results
         desk.look(WEB)
@@ -198,6 +203,154 @@ def test_what_another_agent_ended_is_not_said_to_be_done() -> None:
     assert timeline is not None
     assert timeline.outcome is Outcome.UNKNOWN
     assert timeline.at(Step.LAST, PORT) is None
+
+
+def test_a_target_whose_chassis_is_not_known_is_named_when_it_is() -> None:
+    lab = Watched()
+    chassis = lab.desk.chassis.pop("node2")
+    lab.target()
+    timeline = lab.look(10.0, "chassis1")
+    assert timeline is not None
+    assert (timeline.uid, timeline.outcome, timeline.chassis) == ("m1", Outcome.RUNNING, Map())
+    assert times(timeline) == {"target bound": 0.0}
+    lab.desk.chassis["node2"] = chassis
+    timeline = lab.look(11.0, "chassis1")
+    assert timeline is not None
+    assert times(timeline) == {"target bound": 0.0, "options committed": 1.01}
+
+
+def test_a_row_that_is_lost_meanwhile_is_written_with_both_chassis() -> None:
+    lab = Watched()
+    lab.target()
+    lab.desk.rows.clear()
+    timeline = lab.look(10.0, "chassis1")
+    assert timeline is not None
+    assert times(timeline) == {"target bound": 0.0, "options committed": 0.01}
+
+
+def test_a_vm_that_is_deleted_while_it_moves_moves_no_more() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    for resource, gone in (
+        ("virtualmachines", vm_object("web")),
+        ("virtualmachineinstances", vmi_object("web")),
+        ("pods", pod_object("web-1", "web")),
+        ("pods", pod_object("web-m1", "web")),
+    ):
+        lab.desk.feed("DELETED", resource, gone)
+    timeline = lab.look(11.0, None)
+    assert timeline is not None
+    assert timeline.outcome is Outcome.ROLLED_BACK
+    assert lab.look(12.0, None) is None
+
+
+def test_a_vmi_that_is_gone_says_nothing_of_the_nodes() -> None:
+    """Its two launchers still end, and the row still names both chassis."""
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.timelines = Timelines()  # another agent
+    lab.desk.feed("DELETED", "virtualmachineinstances", vmi_object("web"))
+    timeline = lab.look(11.0, "chassis1", first=True)
+    assert timeline is not None
+    assert (timeline.uid, timeline.source, timeline.target, timeline.over) == ("m1", "", "", False)
+    assert timeline.chassis == Map({PORT: ("chassis1", "chassis2")})
+
+
+def swapped(lab: Watched) -> Timeline:
+    """No announcement is seen: the target is put first."""
+    lab.target()
+    lab.look(10.0, "chassis1", "chassis2")
+    lab.vmi("node1", **READY)
+    lab.look(11.0, "chassis1", "chassis2")
+    timeline = lab.look(11.5, "chassis1", "chassis2")
+    assert timeline is not None
+    assert lab.desk.placed(PORT) == "chassis2,chassis1 rarp"
+    return timeline
+
+
+def test_whose_chassis_is_whose_stays_known_when_the_target_stands_first() -> None:
+    lab = Watched()
+    assert swapped(lab).chassis == Map({PORT: ("chassis1", "chassis2")})
+    lab.vmi("node2", **READY)
+    lab.migration("Succeeded")
+    timeline = lab.look(12.0, "chassis2", "chassis1")
+    assert timeline is not None
+    assert timeline.chassis == Map({PORT: ("chassis1", "chassis2")})
+    assert timeline.at(Step.LET_GO, PORT) is None
+    timeline = lab.look(13.0, "chassis2")
+    assert timeline is not None
+    assert (timeline.outcome, timeline.at(Step.LET_GO, PORT)) == (Outcome.DONE, 3.0)
+
+
+def test_that_another_agent_opened_the_target_is_not_made_up_to_be_this_one_s() -> None:
+    lab = Watched()
+    swapped(lab)
+    lab.timelines = Timelines()  # another agent
+    timeline = lab.look(12.0, "chassis1", "chassis2", first=True)
+    assert timeline is not None
+    assert timeline.chassis == Map({PORT: ("chassis1", "chassis2")})
+    assert (Step.OPENED, PORT) in timeline.unseen
+    assert timeline.at(Step.OPENED, PORT) is None
+
+
+def test_a_vm_whose_facts_may_lack_something_is_watched_all_the_same() -> None:
+    """Its rows stay as they are, and nothing is placed."""
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    lab.timelines = Timelines()  # another agent
+    lab.desk.unsure[WEB] = "a launcher cannot be read"
+    timeline = lab.look(11.0, "chassis1", "chassis2", first=True)
+    assert timeline is not None
+    assert timeline.chassis == Map({PORT: ("chassis1", "chassis2")})
+    assert {step for step, _ in timeline.unseen} == {Step.TARGET_BOUND, Step.COMMITTED, Step.BOUND}
+
+
+def test_a_source_lets_go_once_also_where_the_port_is_not_bound_later() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1", "chassis2")
+    lab.vmi("node1", **READY)
+    for now, chassis in ((11.0, "chassis2"), (12.0, "chassis2"), (13.0, None)):
+        timeline = lab.look(now, chassis)
+        assert timeline is not None
+        assert timeline.at(Step.LET_GO, PORT) == 1.0
+
+
+def test_a_target_that_is_the_main_chassis_is_open() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1", "chassis2")
+    lab.vmi("node1", **READY)
+    timeline = lab.look(11.0, "chassis2", "chassis1")
+    assert timeline is not None
+    assert timeline.at(Step.ACTIVATED, PORT) == 1.0
+
+
+def test_the_end_of_an_earlier_migration_is_not_this_one_s() -> None:
+    lab = Watched()
+    lab.migration("Failed", "m0")
+    lab.target()
+    timeline = lab.look(10.0, "chassis1")
+    assert timeline is not None
+    assert timeline.at(Step.OVER) is None
+    lab.migration("Failed")
+    timeline = lab.look(11.0, "chassis1")
+    assert timeline is not None
+    assert timeline.at(Step.OVER) == 1.0
+
+
+def test_one_that_is_under_way_is_shown_too() -> None:
+    lab = Watched()
+    lab.target()
+    lab.look(10.0, "chassis1")
+    (shown,) = json.loads(lab.timelines.document())["migrations"]
+    assert (shown["outcome"], [step["step"] for step in shown["steps"]]) == (
+        "running",
+        ["target bound", "options committed"],
+    )
 
 
 def test_so_many_are_kept() -> None:
@@ -388,6 +541,7 @@ def test_one_that_is_about_to_be_over_when_it_is_first_seen(told: dict[str, str]
     timeline = lab.look(11.0, "chassis1", "chassis2", first=True)
     assert timeline is not None
     assert (timeline.uid, timeline.source, timeline.target, timeline.over) == ("m1", *nodes, False)
+    assert (Step.TARGET_BOUND, "") not in timeline.unseen, "no migration is under way any more"
     timeline = lab.look(12.0, "chassis2")
     assert timeline is not None
     assert timeline.outcome is Outcome.DONE
