@@ -237,11 +237,11 @@ def test_who_is_in_two_rounds_moves_once() -> None:
     claims = (
         first,
         claim("b", "10.16.0.90", "10.16.0.70,fd00::5", row="10.16.0.60"),
-        claim("c", "10.16.0.50", row="10.16.0.70"),
+        replace(claim("c", row="10.16.0.70"), records=(lease("c", "10.16.0.50", "0a:00:00:00:00:0d"),)),
     )
     result = settled(*claims)
     assert [v4(result, name) for name in "abc"] == ["10.16.0.60", "10.16.0.90", "10.16.0.50"]
-    assert macs_of(result, first) == MACS["c"]
+    assert [macs_of(result, each) for each in claims] == [MACS["c"], MACS["b"], "0a:00:00:00:00:0d"]
 
 
 def test_in_a_round_with_one_whose_record_gives_it_nothing_nobody_moves() -> None:
