@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
+from ovnagent.core.ports import Port, PresentPort
+from ovnagent.core.virtual_ports import shared_by
 from tests.desk import Desk, foreign, pod_object, record_text, vm_object, vmi_object
 
 OVN = "ovn.kubernetes.io"
@@ -25,6 +28,15 @@ def test_those_who_share_an_address_are_named_in_order() -> None:
     desk.look()
     sharers = ", ".join(f"default/{name}" for name in sorted(names))
     assert f"which is an allowed address pair of VM {sharers}" in desk.says("late")[0]
+
+
+def test_a_virtual_port_that_somebody_mangled_hides_none_behind_it() -> None:
+    def row(ip: str, parents: str) -> PresentPort:
+        return PresentPort(ip, Port(ip, "s", type="virtual", options=(("virtual-ip", ip), ("virtual-parents", parents))))
+
+    rows = {row.uuid: row for row in (row("mangled", "x"), row("10.16.0.50", "a,b"), row("10.16.0.51", "b"))}
+    first, second = map(ip_address, ("10.16.0.50", "10.16.0.51"))
+    assert shared_by(rows) == {("s", "a"): [first], ("s", "b"): [first, second]}
 
 
 def test_a_mac_that_a_guest_has_and_another_took_is_believed_all_the_same() -> None:
