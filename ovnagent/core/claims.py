@@ -98,14 +98,15 @@ def unconfigured(
     """What interfaces hold on networks that the configuration lacks now, besides these leases, by rows in use and by the
     VM's own records. It stays on record: the address is held as long as the VM exists, and the network may come back."""
     interfaces = {interface.name for interface in owner.interfaces if interface.state != "absent"}
-    if interfaces <= {lease.interface for lease in leases} and not retained:
-        return []  # the usual case: no record is read a second time
-    records = [record for text in owner.records if (record := parse(text))]
-    own = [record.leases for record in records if record.vm == owner.key and record.uid in owner.uids]
-    told = chain((lease_of(row.port) for row in retained), *own)
+    without = interfaces - {lease.interface for lease in leases}
+    told = [lease for row in retained if (lease := lease_of(row.port)) and lease.interface in interfaces]
+    if without:  # what has a lease keeps no other by a record; where all have one, no record is read a second time
+        records = [record for text in owner.records if (record := parse(text))]
+        own = [record.leases for record in records if record.vm == owner.key and record.uid in owner.uids]
+        told += [lease for lease in chain(*own) if lease.interface in without]
     names, found = {lease.port for lease in leases}, []
-    for lease in filter(None, told):
-        if lease.port not in names and lease.interface in interfaces and lease.network not in switches:
+    for lease in told:
+        if lease.port not in names and lease.network not in switches:
             names.add(lease.port)
             found.append(lease)
     return found

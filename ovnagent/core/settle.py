@@ -193,18 +193,22 @@ def _move_round(result: Settlement, claims: Sequence[Claim], foreign: Mapping[st
     has left by its own record what another takes, and nobody from outside has a row with any of it."""
     switch = claims[0].network.logical_switch
     book, others = result.books[switch], foreign.get(switch, NO_FOREIGN)
-    members = {claim.holder for claim in claims}
+    leases: dict[Holder, Lease] = {}
     for claim in claims:
         lease = next(filter(None, (_for_us(claim, each) for each in claim.records)), None)
         if lease is None or claim.holder in book.leases:
             return
+        leases[claim.holder] = lease
+    for claim in claims:
+        lease = leases[claim.holder]
         for ip in lease.ips:
             if str(ip) in others.ips or grants.sharers(claim, ip, book):
                 return
-            if evidence.get((switch, ip), claim.holder) not in members:
+            if evidence.get((switch, ip), claim.holder) not in leases:
                 return
-        macs = (lease.mac,) if evidence.get((switch, lease.mac), claim.holder) in members else ()
-        book = _hold(claim, macs, lease, book, others)
+        had = evidence.get((switch, lease.mac), claim.holder)
+        left = had in leases and (had == claim.holder or leases[had].mac != lease.mac)
+        book = _hold(claim, (lease.mac,) if left else (), lease, book, others)
         if claim.holder not in book.leases:
             return
     result.books = result.books.put(switch, book)

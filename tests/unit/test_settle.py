@@ -231,6 +231,16 @@ def test_the_mac_of_somebody_s_row_is_not_taken_from_him_by_an_exchange() -> Non
     assert macs_of(result, first) != MACS["c"]
 
 
+def test_no_record_takes_the_mac_of_another_in_the_round_that_keeps_it() -> None:
+    """A forged one: what the other's row, record and guest have is his, whoever is looked at first."""
+    for first, second in (("a", "b"), ("b", "a")):
+        forged = replace(claim(first, row="10.16.0.50", running=True), records=(lease(first, "10.16.0.60", MACS[second]),))
+        victim = replace(claim(second, "10.16.0.50", row="10.16.0.60", running=True), reported_mac=MACS[second])
+        result = settled(forged, victim)
+        assert (v4(result, first), v4(result, second)) == ("10.16.0.60", "10.16.0.50")
+        assert (macs_of(result, victim), macs_of(result, forged) == MACS[second]) == (MACS[second], False)
+
+
 def test_who_is_in_two_rounds_moves_once() -> None:
     """a -> b -> c -> a, and by a second record b -> a: there c would be an outsider, and its MAC not a's to take."""
     first = replace(claim("a", row="10.16.0.50,fd00::5"), records=(lease("a", "10.16.0.60", MACS["c"]),))
