@@ -5,17 +5,60 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 QUIET = ("ovsdbapp", "urllib3", "kubernetes", "asyncio")
 """Libraries whose warnings are enough."""
 
 
+_burst = threading.local()
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes each line at once, or those of a burst together."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        held: dict[_Lines, list[str]] | None = getattr(_burst, "held", None)
+        if held is None:
+            super().emit(record)
+            return
+        try:
+            held.setdefault(self, []).append(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)
+
+    def write(self, lines: list[str]) -> None:
+        self.acquire()
+        try:
+            self.stream.write("".join(lines))
+            self.flush()
+        finally:
+            self.release()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What this thread logs meanwhile is written at the end, in one go. Each write lets go of the interpreter, and gets it
+    back after whoever else has work: a third of the reconciler's time, where 10,000 ports are created. Not to be nested, and
+    for what takes a moment only."""
+    held: dict[_Lines, list[str]] = {}
+    _burst.held = held
+    try:
+        yield
+    finally:
+        _burst.held = None
+        for handler, lines in held.items():
+            handler.write(lines)
+
+
 def setup(log_format: str, level: str) -> None:
     """Log to standard error: `text` (key=value) or `json`."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in QUIET:

@@ -26,6 +26,7 @@ from ovnagent.core.vm import Facts, VmKey
 from ovnagent.difference import Present, brake_of, changes, infrastructure, virtual_changes, world_of
 from ovnagent.dirty import BOUND, Dirty
 from ovnagent.kube.kubernetes import Kubernetes
+from ovnagent.logs import together
 from ovnagent.notes import Notes
 from ovnagent.ovn.changes import SetGlobal
 from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError, RefusedError
@@ -45,6 +46,8 @@ RETRY_SECONDS = (0.05, 5.0)
 """First and longest pause after a transaction that could not be committed."""
 UNREAD_SECONDS, UNREAD_RETRY_SECONDS = 2.0, 0.02
 """For how long a VM that has nothing yet waits for rows of foreign ports, and how often it looks whether they are here."""
+HOLD_SECONDS = 15.0
+"""For how long at most no record and no Event is written while a first look writes ports: they would take turns with it."""
 BLIND_SECONDS = 60.0
 """An agent whose view of Kubernetes is older than this gives up the lock."""
 
@@ -200,6 +203,7 @@ class Reconciler:
         self.status = Status(brake=self.status.brake)
         self._touched.clear()
         self._newcomers.clear()
+        self._kube.hold_writes(HOLD_SECONDS)
         self._dirty.add_everything()
 
     def _look_at_others(self, nb: NorthboundSnapshot) -> None:
@@ -285,6 +289,8 @@ class Reconciler:
             # Rows that were written hold what they say, so the books are those of the plan; of a plan of which nothing was
             # committed nothing is remembered.
             self.status = Status(self.status.in_sync or not left, books, brake)
+            if self.status.in_sync:
+                self._kube.release_writes()
 
     def _brake(self, facts: Iterable[Facts], nb: NorthboundSnapshot) -> Brake:
         """What must not be deleted. Only where something may go without evidence is there anything to count."""
@@ -354,17 +360,17 @@ class Reconciler:
         for refused in filter(None, (errors[0], *errors[len(part) + 1 :])):
             LOG.error("switches, routers, virtual ports or DHCP options not written", extra={"reason": refused})
             self._virtual, self._retry_virtual = None, done + REFUSED_RETRY_SECONDS
-        left: set[VmKey] = set()
-        for index, (result, case) in enumerate(part, 1):
-            if index not in written:
-                left.add(result.key)
-                continue
-            changed, news, first = groups[index].changes, batch[result.key], not self.status.in_sync
-            try:
-                drift = result.key in drifted
-                self._consequences.draw(result, case, changed, errors[index], drift, news, done, first)
-            except Exception as failure:
-                self._set_aside(result.key, failure)
+        left = {result.key for index, (result, _) in enumerate(part, 1) if index not in written}
+        with together():
+            for index, (result, case) in enumerate(part, 1):
+                if index not in written:
+                    continue
+                changed, news, first = groups[index].changes, batch[result.key], not self.status.in_sync
+                try:
+                    drift = result.key in drifted
+                    self._consequences.draw(result, case, changed, errors[index], drift, news, done, first)
+                except Exception as failure:
+                    self._set_aside(result.key, failure)
         self._southbound.watch({name for names in self.notes.watched.values() for name in names})
         self._northbound.watch_names(self.notes.names_waited_for())
         return left

@@ -84,6 +84,15 @@ class Kubernetes:
         self.record_writer.stop()
         self.event_writer.stop()
 
+    def hold_writes(self, seconds: float) -> None:
+        """No record and no Event is written before `release_writes`, or for so long at most: all wait."""
+        self.record_writer.hold(seconds)
+        self.event_writer.hold(seconds)
+
+    def release_writes(self) -> None:
+        self.record_writer.release()
+        self.event_writer.release()
+
     @property
     def synced(self) -> bool:
         """Every kind has been listed completely."""

@@ -55,6 +55,8 @@ class Writer:
         self._busy: set[tuple[str, Hashable]] = set()
         self._working: Counter[str] = Counter()
         self._next = 0.0
+        self._held_until = 0.0
+        """Monotonic seconds."""
         self._said: dict[str, float] = {}
         self._loops = [supervisor.loop(f"{name}-{number}", self._step) for number in range(workers)]
 
@@ -90,8 +92,19 @@ class Writer:
         if dropped is not None:
             self._drop(dropped, "queue_full", f"more than {CAPACITY} writes wait")
 
+    def hold(self, seconds: float) -> None:
+        """Carry out nothing before `release`, or for so long at most: what is put waits."""
+        with self._condition:
+            self._held_until = time.monotonic() + seconds
+
+    def release(self) -> None:
+        with self._condition:
+            self._held_until = 0.0
+            self._condition.notify_all()
+
     def flush(self, seconds: float) -> bool:
         """Wait until all is written, for so long at most; whether it is."""
+        self.release()
         deadline = time.monotonic() + seconds
         with self._condition:
             while (self._size or self._busy) and time.monotonic() < deadline:
@@ -101,10 +114,11 @@ class Writer:
     def _step(self, loop: Loop) -> None:
         """One write, or a short wait for one."""
         with self._condition:
-            taken = self._take()
+            held = self._held_until - time.monotonic()
+            taken = self._take() if held <= 0 else None
             if taken is None:
                 loop.beat(IDLE_SECONDS + PATIENCE_SECONDS)
-                self._condition.wait(IDLE_SECONDS)
+                self._condition.wait(min(held, IDLE_SECONDS) if held > 0 else IDLE_SECONDS)
                 return
             namespace, key, write = taken
             self._busy.add((namespace, key))

@@ -6,10 +6,10 @@ ports), maps are changed key by key so that other writers' keys survive, and an 
 
 from __future__ import annotations
 
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from ovnagent.core.dhcp import DhcpOptions
@@ -18,6 +18,7 @@ from ovnagent.core.routers import RouterPort
 from ovnagent.ovn import atoms
 
 Operation = dict[str, Any]
+_numbers = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,4 +286,5 @@ def _map_mutations(column: str, old: Mapping[str, str], new: Mapping[str, str]) 
 
 
 def _new_name() -> str:
-    return "row" + uuid.uuid4().hex
+    """For a `uuid-name`, which counts within its transaction (RFC 7047, 5.2.1)."""
+    return f"row{next(_numbers)}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
+import threading
 
 from ovnagent import logs
 from ovnagent.core.vm import VmKey
@@ -40,3 +43,37 @@ def test_an_exception_stays_on_the_line_in_json() -> None:
     text = logs.JsonFormatter().format(made)
     assert "\n" not in text
     assert "ValueError: broken" in json.loads(text)["exception"]
+
+
+def test_a_burst_is_written_in_one_go_in_its_order_and_also_where_it_fails() -> None:
+    writes: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    handler = logs._Lines(Stream())
+    logger = logging.Logger("burst")
+    logger.addHandler(handler)
+    with contextlib.suppress(ValueError), logs.together():
+        logger.warning("one")
+        logger.warning("two")
+        assert not writes
+        raise ValueError
+    assert writes == ["one\ntwo\n"]
+    logger.warning("three")
+    assert "".join(writes) == "one\ntwo\nthree\n"
+
+
+def test_another_threads_lines_do_not_wait_for_a_burst() -> None:
+    stream = io.StringIO()
+    logger = logging.Logger("burst")
+    logger.addHandler(logs._Lines(stream))
+    with logs.together():
+        logger.warning("mine")
+        other = threading.Thread(target=logger.warning, args=("theirs",))
+        other.start()
+        other.join()
+        assert stream.getvalue() == "theirs\n"
+    assert stream.getvalue() == "theirs\nmine\n"

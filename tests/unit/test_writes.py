@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,15 @@ from ovnagent.supervision import Supervisor
 from tests.api_server import Answer, ApiServer
 
 VM = ObjectRef("VirtualMachine", "default", "vm", "uid-vm")
+
+
+def wait_at_most(probe: Callable[[], object], seconds: float) -> bool:
+    """Whether it becomes true within so long."""
+    try:
+        wait_for(probe, seconds, "it")
+    except TimeoutError:
+        return False
+    return True
 
 
 class Desk:
@@ -116,6 +125,26 @@ def test_a_full_queue_drops_the_oldest_of_who_fills_it(desk: Desk, monkeypatch: 
     assert "first" in done
     assert sorted(each for each in done if each != "first") == list(range(11, 20))  # type: ignore[type-var]
     assert desk.dropped == ["queue_full"] * 11
+
+
+def test_what_is_held_waits_for_its_release_or_the_end_of_its_time(desk: Desk) -> None:
+    done: list[str] = []
+    desk.writer.hold(60)
+    desk.writer.put("default", "a", lambda: done.append("a"))
+    assert not wait_at_most(lambda: done, 0.3)
+    desk.writer.release()
+    wait_for(lambda: done == ["a"], 5, "it is written")
+    desk.writer.hold(0.2)
+    desk.writer.put("default", "b", lambda: done.append("b"))
+    wait_for(lambda: done == ["a", "b"], 5, "nobody released it, and its time is over")
+
+
+def test_an_agent_that_ends_writes_what_was_held(desk: Desk) -> None:
+    done: list[str] = []
+    desk.writer.hold(60)
+    desk.writer.put("default", "a", lambda: done.append("a"))
+    desk.settle()
+    assert done == ["a"]
 
 
 def test_only_the_newest_of_one_key_is_written(desk: Desk) -> None:
