@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
-from ovnagent import memory
 from ovnagent.announce import Announcer
 from ovnagent.config.file import Config
 from ovnagent.config.reload import Reloader
@@ -23,10 +22,11 @@ from ovnagent.ovn import json_parser
 from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
 from ovnagent.ovn.southbound import Southbound
+from ovnagent.process import memory
+from ovnagent.process.supervision import Loop, Supervisor
 from ovnagent.reconciler import Reconciler
 from ovnagent.serve.http import Server
 from ovnagent.serve.metrics import Metrics
-from ovnagent.supervision import Loop, Supervisor
 
 LOG = logging.getLogger(__name__)
 

@@ -26,12 +26,12 @@ from ovnagent.core.vm import Facts, VmKey
 from ovnagent.difference import Present, brake_of, changes, infrastructure, virtual_changes, world_of
 from ovnagent.dirty import BOUND, Dirty
 from ovnagent.kube.kubernetes import Kubernetes
-from ovnagent.logs import together
 from ovnagent.notes import Notes
 from ovnagent.ovn.changes import SetGlobal
 from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError, RefusedError
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
+from ovnagent.process.logs import together
 from ovnagent.serve.metrics import Metrics
 from ovnagent.standby import StandbyWatch
 from ovnagent.timelines import Timelines

@@ -10,10 +10,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ovnagent import __version__, logs, memory
+from ovnagent import __version__
 from ovnagent.commands import people, plug
 from ovnagent.commands.observer import CannotLookError, Observer
 from ovnagent.config.file import Config, ConfigError, load
+from ovnagent.process import logs, memory
 
 DESCRIPTION = """\
 Gives every KubeVirt virtual machine logical switch ports of its own in OVN: named after the VM, with addresses that stay

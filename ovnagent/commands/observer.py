@@ -29,7 +29,7 @@ from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
 from ovnagent.ovn.snapshot import SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
-from ovnagent.supervision import Supervisor
+from ovnagent.process.supervision import Supervisor
 
 STALE_SECONDS = 30.0
 """A view of Kubernetes that is older than this is not shown any more."""

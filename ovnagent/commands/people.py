@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ovnagent import logs
 from ovnagent.commands import agents, completion, migrations
 from ovnagent.commands.observer import CannotLookError, Observer
 from ovnagent.commands.text import coloured, plain
@@ -19,6 +18,7 @@ from ovnagent.commands.trace import destination
 from ovnagent.config.file import Config
 from ovnagent.core.vm import VmKey
 from ovnagent.kube.client import KubeConfig
+from ovnagent.process import logs
 
 SETTLE_SECONDS = 3.0
 """So long `why` looks at a link that an agent at work may be about to put right."""

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ovnagent import logs
+from ovnagent.process import logs
 
 OVSDB = "unix:/var/run/openvswitch/db.sock"
 CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"

@@ -10,7 +10,7 @@ from pathlib import Path
 from ovnagent.config.file import Config, ConfigError, load
 from ovnagent.core import ports
 from ovnagent.core.ports import PresentPort
-from ovnagent.supervision import Loop, Supervisor
+from ovnagent.process.supervision import Loop, Supervisor
 
 LOG = logging.getLogger(__name__)
 

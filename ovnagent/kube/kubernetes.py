@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ovnagent import memory
 from ovnagent.core.vm import Facts, VmKey
 from ovnagent.kube.client import Client, KubeConfig
 from ovnagent.kube.events import Events, ObjectRef
@@ -14,7 +13,8 @@ from ovnagent.kube.records import Records
 from ovnagent.kube.store import Changed, Labels, Store
 from ovnagent.kube.watch import Watcher
 from ovnagent.kube.writer import Writer
-from ovnagent.supervision import Loop, Supervisor
+from ovnagent.process import memory
+from ovnagent.process.supervision import Loop, Supervisor
 
 RECORD_WORKERS, RECORDS_PER_SECOND = 12, 250.0
 EVENT_WORKERS, EVENTS_PER_SECOND = 4, 100.0

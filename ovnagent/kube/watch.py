@@ -15,14 +15,14 @@ from urllib.parse import urlencode
 import msgspec
 import tenacity
 
-from ovnagent import memory
 from ovnagent.core import vm
 from ovnagent.kube import decode
 from ovnagent.kube.client import ApiError, Client, MalformedError, TooLongError, passing, reason
 from ovnagent.kube.events import ObjectRef
 from ovnagent.kube.kinds import Kind
 from ovnagent.kube.store import Identity, Store
-from ovnagent.supervision import PATIENCE_SECONDS, Loop, Supervisor, pauses
+from ovnagent.process import memory
+from ovnagent.process.supervision import PATIENCE_SECONDS, Loop, Supervisor, pauses
 
 LOG = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import tenacity
 
 from ovnagent.kube.client import ApiError, MalformedError, passing, reason
-from ovnagent.supervision import PATIENCE_SECONDS, Loop, Supervisor, pauses
+from ovnagent.process.supervision import PATIENCE_SECONDS, Loop, Supervisor, pauses
 
 LOG = logging.getLogger(__name__)
 

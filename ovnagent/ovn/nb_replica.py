@@ -18,7 +18,6 @@ from typing import Any
 from immutables import Map
 from ovs.db import idl as ovs_idl
 
-from ovnagent import memory
 from ovnagent.core.ports import CLUSTER, Port, PresentPort, own_external_ids, own_options
 from ovnagent.core.vm import VmKey
 from ovnagent.ovn.inventory import Inventory, foreign_port
@@ -28,6 +27,7 @@ from ovnagent.ovn.packed import PackedRow
 from ovnagent.ovn.replica import Replica
 from ovnagent.ovn.services import Services
 from ovnagent.ovn.snapshot import NorthboundSnapshot, Scope
+from ovnagent.process import memory
 
 MANY_CLAUSES = 100
 """From so many clauses on all ports are copied: ovsdb-server compares every row with every clause each time that the

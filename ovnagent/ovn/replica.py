@@ -13,9 +13,9 @@ from typing import Any
 from ovs.db import idl as ovs_idl
 from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 
-from ovnagent import memory
 from ovnagent.ovn import session
 from ovnagent.ovn.session import Session
+from ovnagent.process import memory
 
 LOG = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from ovnagent.plugger.access import PodClient
 from ovnagent.plugger.machines import Machines
 from ovnagent.plugger.metrics import PlugMetrics
 from ovnagent.plugger.plugger import Launchers, Plugger
+from ovnagent.process.supervision import Loop, Supervisor
 from ovnagent.serve.http import Server
-from ovnagent.supervision import Loop, Supervisor
 
 LOG = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from typing import Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from ovnagent.supervision import Loop, Supervisor
+from ovnagent.process.supervision import Loop, Supervisor
 
 LOG = logging.getLogger(__name__)
 

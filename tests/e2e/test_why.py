@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from hack.lab.process import wait_for
+from ovnagent.process.supervision import Supervisor
 from ovnagent.serve.http import Server
 from ovnagent.serve.metrics import Metrics
-from ovnagent.supervision import Supervisor
 from ovnagent.timelines import Timelines
 from tests.e2e.conftest import Lab
 from tests.e2e.test_commands import frozen

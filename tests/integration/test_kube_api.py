@@ -24,7 +24,7 @@ from ovnagent.kube import client, watch
 from ovnagent.kube.client import Client, KubeConfig
 from ovnagent.kube.events import ObjectRef
 from ovnagent.kube.kubernetes import Counters, Kubernetes
-from ovnagent.supervision import Supervisor
+from ovnagent.process.supervision import Supervisor
 from tests.desk import record_text, vm_object
 from tests.integration.busy_gateway import Gateway
 

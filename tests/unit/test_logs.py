@@ -8,8 +8,8 @@ import json
 import logging
 import threading
 
-from ovnagent import logs
 from ovnagent.core.vm import VmKey
+from ovnagent.process import logs
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:

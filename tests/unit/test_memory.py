@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from ovnagent.memory import loading
+from ovnagent.process.memory import loading
 
 
 def test_loads_that_overlap() -> None:

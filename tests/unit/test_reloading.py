@@ -13,7 +13,7 @@ from hack.lab.process import wait_for
 from ovnagent.config import reload
 from ovnagent.config.file import Config, load
 from ovnagent.config.reload import Reloader
-from ovnagent.supervision import Supervisor
+from ovnagent.process.supervision import Supervisor
 
 NETWORK = {"name": "pods", "subnets": [{"cidr": "10.16.0.0/16"}]}
 OVN = {"northbound": ["tcp:127.0.0.1:1"], "southbound": ["tcp:127.0.0.1:2"]}

@@ -18,10 +18,10 @@ import pytest
 from hack.lab.process import wait_for
 from ovnagent.core.books import Books
 from ovnagent.core.networks import Networks
+from ovnagent.process.supervision import Supervisor
 from ovnagent.serve import http
 from ovnagent.serve.http import Server
 from ovnagent.serve.metrics import Metrics
-from ovnagent.supervision import Supervisor
 from tests.desk import network
 
 DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"

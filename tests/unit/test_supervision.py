@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from hack.lab.process import wait_for
-from ovnagent import supervision
-from ovnagent.supervision import Loop, Supervisor
+from ovnagent.process import supervision
+from ovnagent.process.supervision import Loop, Supervisor
 
 
 class Watched:

@@ -22,7 +22,7 @@ from ovnagent.kube.events import ObjectRef
 from ovnagent.kube.kinds import KINDS
 from ovnagent.kube.store import Store
 from ovnagent.kube.watch import Watcher
-from ovnagent.supervision import Supervisor
+from ovnagent.process.supervision import Supervisor
 from tests.api_server import Answer, ApiServer
 from tests.desk import vm_object
 

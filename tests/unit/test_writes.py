@@ -17,7 +17,7 @@ from ovnagent.kube.client import Client, KubeConfig
 from ovnagent.kube.events import Events, ObjectRef
 from ovnagent.kube.records import Records
 from ovnagent.kube.writer import Writer
-from ovnagent.supervision import Supervisor
+from ovnagent.process.supervision import Supervisor
 from tests.api_server import Answer, ApiServer
 
 VM = ObjectRef("VirtualMachine", "default", "vm", "uid-vm")
