@@ -59,6 +59,29 @@ FAULTS = (
         ("has let go",),
         "13/2",
     ),
+    Fault(
+        "the port follows the target before the guest does",
+        (
+            (
+                "core/placement.py",
+                "    if where.situation is Situation.MIGRATING:\n        return forward\n",
+                "    if where.situation is Situation.MIGRATING:\n        return Placement((target,))\n",
+            ),
+        ),
+        ("and its guest runs on",),
+        "13/0",
+    ),
+    Fault(
+        "rows say nothing after a restart",
+        (
+            (
+                "core/settle.py",
+                "    return claim.row if claim.row is None or claim.running else _for_us(claim, claim.row)",
+                "    return None",
+            ),
+        ),
+        ("would have other rows",),
+    ),
 )
 
 
