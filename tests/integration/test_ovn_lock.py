@@ -46,6 +46,8 @@ class Writer:
     def _listen(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            if not line.endswith("\n"):  # killed in the middle of it
+                break
             what, *rest = line.split()
             self.ready |= what == "ready"
             if what == "committed":
