@@ -130,6 +130,20 @@ def test_a_row_in_use_stays_on_record_also_where_its_interface_has_a_lease_elsew
     assert unconfigured(machine(), [kept], [HERE, elsewhere], SWITCHES) == [LOST]
 
 
+def test_a_row_in_use_counts_by_what_it_says_of_an_interface_that_is_there() -> None:
+    absent = row("10.99.0.5", "web.default.c.d", "gone", "gone", "unheard-of")
+    good = row("10.99.0.5", "web.default.c.d", "gone", "gone", "n")
+    mangled = replace(good, port=replace(good.port, addresses=("nonsense",)))
+    assert unconfigured(machine(), [absent, mangled], [HERE], SWITCHES) == []
+    assert unconfigured(machine(), [mangled, good], [HERE], SWITCHES) == [LOST]
+
+
+def test_an_interface_s_lost_lease_does_not_hang_on_whether_another_has_one() -> None:
+    """What has a lease now keeps no other by a record."""
+    elsewhere = lease("10.17.0.5", "web.default.e.d", "tenant", "n")
+    assert unconfigured(machine(record(HERE, LOST)), (), [elsewhere], SWITCHES) == []
+
+
 def test_where_each_interface_has_its_lease_no_record_adds_to_them() -> None:
     elsewhere = lease("10.17.0.5", "web.default.e.d", "tenant", "n")
     assert unconfigured(machine(record(HERE, LOST)), (), [HERE, elsewhere], SWITCHES) == []
