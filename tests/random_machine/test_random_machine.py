@@ -11,7 +11,7 @@ import pytest
 from tests.random_machine.run import run
 
 SEED = os.environ.get("MACHINE_SEED") or "13"
-STEPS = int(os.environ.get("MACHINE_STEPS") or 10_000)
+STEPS = int(os.environ.get("MACHINE_STEPS") or 2_000)
 
 
 @pytest.mark.timeout(1800)
