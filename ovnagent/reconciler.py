@@ -288,8 +288,9 @@ class Reconciler:
         if len(left) < len(batch) or not batch:
             # Rows that were written hold what they say, so the books are those of the plan; of a plan of which nothing was
             # committed nothing is remembered.
-            self.status = Status(self.status.in_sync or not left, books, brake)
-            if self.status.in_sync:
+            first = not self.status.in_sync
+            self.status = Status(not first or not left, books, brake)
+            if first and self.status.in_sync:
                 self._kube.release_writes()
 
     def _brake(self, facts: Iterable[Facts], nb: NorthboundSnapshot) -> Brake:

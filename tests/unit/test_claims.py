@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ from ovnagent.core.identity import lease_of
 from ovnagent.core.owner import Owner, owner
 from ovnagent.core.placement import locate
 from ovnagent.core.ports import INTERFACE, NETWORK, VM_UID, Port, PresentPort
-from ovnagent.core.records import Lease
+from ovnagent.core.records import Lease, Record, render
 from ovnagent.core.vm import VmKey
 from tests.desk import Desk, record_text, vm_object
 
@@ -42,16 +41,7 @@ def lease(ip: str, name: str = "web.default", net: str = "pods", interface: str 
 
 
 def record(*leases: Lease, vm: str = "default/web", uid: str = "uid-web") -> str:
-    ports = {
-        each.port: {
-            "interface": each.interface,
-            "network": each.network,
-            "ips": [str(ip) for ip in each.ips],
-            "mac": each.mac,
-        }
-        for each in leases
-    }
-    return json.dumps({"vm": vm, "uid": uid, "ports": ports})
+    return render(Record(VmKey(*vm.split("/")), uid, leases))
 
 
 def machine(*records: str, state: str = "") -> Owner:
