@@ -49,6 +49,19 @@ def held(lab: Lab, vms: dict[str, str]) -> None:
     recorded(lab)
 
 
+def addressed(lab: Lab, wanted: dict[str, list[str]]) -> None:
+    """Until the agent's rows are these, with these addresses."""
+
+    def wrong() -> dict[str, object]:
+        found = {name: row["addresses"] for name, row in own(lab).items()}
+        return {name: found.get(name) for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)}
+
+    try:
+        wait_for(lambda: not wrong(), SECONDS, "all addresses")
+    except TimeoutError:
+        raise AssertionError(f"these are not what they were: {wrong()}") from None
+
+
 def recorded(lab: Lab) -> None:
     """Until every VM's record says what its row does."""
 
@@ -154,7 +167,8 @@ def an_hour(lab: Lab, directory: Path) -> Hour:
 
 
 def restore(lab: Lab, how: str, backup: Path) -> int:
-    """Bring it about; the number of the transaction after which all is somebody's answer to it."""
+    """Bring it about. `file`: the server starts on the backup; `anew`: the agents are killed, too, and start after it; `live`:
+    into the running server; `emptied`: there is no backup, all is lost. Returns the number of the transaction after which all is somebody's answer to it."""
     file = lab.ovn.central.directory / "nb.db"
     if how == "live":
         with backup.open("rb") as content:
@@ -163,8 +177,16 @@ def restore(lab: Lab, how: str, backup: Path) -> int:
         gone = [write for write in writes(file, "Logical_Switch_Port") if write.after is None and write.before]
         return max(each.transaction for each in gone if each.before.get("external_ids", {}).get(OWN) != "lab")  # type: ignore[union-attr]
     lab.ovn.stop_database("nb")
+    if how == "emptied":
+        lab.ovn.empty_database("nb")
+        lab.ovn.nbctl("init")
+        return 0
+    if how == "anew":
+        lab.agent.kill()
     file.write_bytes(backup.read_bytes())
     lab.ovn.start_database("nb")
+    if how == "anew":
+        lab.agent.start(ready=False)
     return 0
 
 
@@ -173,7 +195,7 @@ def test_every_vm_has_its_own_addresses_again_in_one_pass(lab: Lab, peer: Peer, 
     """By each way in turn; each begins where all is as it was before the first."""
     past = an_hour(lab, tmp_path)
     first = {name: row["addresses"] for name, row in own(lab).items()}
-    for how in ("file", "live"):
+    for how in ("file", "anew", "live", "emptied"):
         brought_back(lab, peer, past, how)
         assert {name: row["addresses"] for name, row in own(lab).items()} == first
 
@@ -185,11 +207,13 @@ def brought_back(lab: Lab, peer: Peer, past: Hour, how: str) -> None:
     lab.kubevirt.faults.delays.migration_step = 1.0
     moving = lab.kubevirt.migrate("default", "moves")
     wait_for(lambda: "," in lab.ovn.placed("moves.default"), 20, "a migration is under way")
-    wanted = {name: row["addresses"] for name, row in expected.items()}
+    # Who has just started cannot know that a foreign port with an address on record is one of the past.
+    waiting = past.reused if how == "anew" else frozenset()
+    wanted = {name: row["addresses"] for name, row in expected.items() if name not in waiting}
     with peer.stream(address) as stream:
         began = stream.mark()
         since = restore(lab, how, past.backup)
-        wait_for(lambda: {n: row["addresses"] for n, row in own(lab).items()} == wanted, SECONDS, "all addresses")
+        addressed(lab, wanted)
         took = stream.mark() - began
         lab.kubevirt.faults.reset()
         assert lab.kubevirt.wait_migration("default", moving, seconds=60) == "Succeeded"
@@ -211,13 +235,15 @@ def brought_back(lab: Lab, peer: Peer, past: Hour, how: str) -> None:
     print(f"{how}: all addresses {took:.2f} s after, {len(touched)} rows written, {loss.lost} of {loss.sent} packets lost")
     # Who has the books still, for the connection was not lost, looks at what has changed in batches of 64.
     assert len(passes) == (2 if how == "live" else 1)
-    assert "still.default" not in touched, "it is in the backup as it should be"
-    if how == "file":
+    if how != "emptied":
+        assert "still.default" not in touched, "it is in the backup as it should be"
+    if how in ("file", "anew"):
         assert loss.lost == 0, "of the guest to which nothing happened"
     assert now.keys() == wanted.keys()
     for name in now.keys() - {"moves.default"}:
         assert {column: now[name][column] for column in OURS} == {column: expected[name][column] for column in OURS}, name
-    check_what_is_told(lab, past)
+    if how != "emptied":
+        check_what_is_told(lab, past)
 
 
 def check_what_is_told(lab: Lab, past: Hour) -> None:
