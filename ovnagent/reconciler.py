@@ -31,6 +31,7 @@ from ovnagent.ovn.changes import SetGlobal
 from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError, RefusedError
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
+from ovnagent.process import memory
 from ovnagent.process.logs import together
 from ovnagent.serve.metrics import Metrics
 from ovnagent.standby import StandbyWatch
@@ -155,7 +156,11 @@ class Reconciler:
             batch |= dict.fromkeys(held - batch.keys(), now)
         self._look_at_others(nb)
         virtual = nb.virtual is not self._virtual and now >= self._retry_virtual
-        if batch or virtual or not self.status.in_sync or nb.unused or brake.held_ports:
+        if not self.status.in_sync:
+            with memory.loading():
+                self._reconcile(batch)
+            memory.keep()
+        elif batch or virtual or nb.unused or brake.held_ports:
             self._reconcile(batch)
 
     def _may_write(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ovnagent.core.dhcp_options import Options
 from ovnagent.core.networks import IPAddress, Network, Subnet
@@ -77,6 +78,7 @@ def server_mac(network: Network) -> str:
     return derived_mac(f"dhcp/{network.logical_switch}")
 
 
+@lru_cache(maxsize=1 << 8)  # each look at a VM asks for that of its network
 def derived_mac(seed: str) -> str:
     """A locally administered unicast MAC that follows from a text."""
     digest = hashlib.sha256(seed.encode()).digest()

@@ -58,7 +58,7 @@ def owner(facts: Facts) -> Owner | None:
             annotations=vm.annotations,
             interfaces=vm.interfaces,
             hostname=vm.hostname,
-            records=(vm.record,),
+            records=_told(vm.record),
         )
     running = not vmi.final or any(pod.alive and pod.vmi_uid == vmi.uid for pod in facts.launchers)
     if vm is None or (vmi.vm_uid and vmi.vm_uid != vm.uid):
@@ -76,7 +76,7 @@ def owner(facts: Facts) -> Owner | None:
             annotations=vmi.annotations,
             interfaces=vmi.interfaces,
             hostname=vmi.hostname,
-            records=(vmi.record,),
+            records=_told(vmi.record),
         )
     spec = vmi if running else vm
     return Owner(
@@ -90,8 +90,13 @@ def owner(facts: Facts) -> Owner | None:
         annotations=spec.annotations,
         interfaces=spec.interfaces,
         hostname=spec.hostname or vm.hostname,
-        records=(vm.record, vmi.record),
+        records=_told(vm.record, vmi.record),
     )
+
+
+def _told(*records: str) -> tuple[str, ...]:
+    """Those that are there."""
+    return tuple(filter(None, records))
 
 
 def guest_unaccounted(facts: Facts) -> bool:

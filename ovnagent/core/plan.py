@@ -151,8 +151,10 @@ def _attempt(cases: Sequence[Case], books: Books, world: World, failures: dict[V
     while drafts:
         draft = drafts.popleft()  # so that 10,000 drafts and their results are never held beside each other
         try:
-            made = _failed_result(draft) if draft.failure or draft.key in failures else _rows(draft, settled, world)
-            results.append(replace(made, freed=(*freed[draft.key], *made.freed)))
+            if draft.failure or draft.key in failures:
+                results.append(_failed_result(draft, freed[draft.key]))
+            else:
+                results.append(_rows(draft, freed[draft.key], settled, world))
         except Exception as error:
             failures[draft.key] = error
     return Plan(tuple(results), settled.books)
@@ -229,6 +231,8 @@ def _without_taken_names(draft: _Draft, first: Mapping[str, VmKey], world: World
                 "Delete it (ovn-nbctl lsp-del) or rename the VM"
             )
             refused[name] = Problem(problems.PORT_REFUSED, text, (f"port {name}",), attachment.interface.name)
+    if not refused:
+        return draft
     return replace(
         draft,
         attachments=tuple(each for each in draft.attachments if each.port not in refused),
@@ -289,15 +293,15 @@ def _standing(draft: _Draft) -> list[Standing]:
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _failed_result(draft: _Draft) -> Result:
+def _failed_result(draft: _Draft, freed: tuple[str, ...]) -> Result:
     trouble = Problem(
         problems.INTERNAL_ERROR, f"the agent could not plan this VM ({draft.failure}); its ports stay as they are"
     )
     rows = tuple(row.port for row in draft.case.present)
-    return Result(draft.key, None, rows, problems=(trouble,), look_again=FAILED_SECONDS, failure=draft.failure)
+    return Result(draft.key, None, rows, problems=(trouble,), look_again=FAILED_SECONDS, freed=freed, failure=draft.failure)
 
 
-def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
+def _rows(draft: _Draft, freed: tuple[str, ...], settled: Settlement, world: World) -> Result:
     case, machine = draft.case, draft.owner
     rows = {row.port.name: row.port for row in case.present}
     troubles = list(draft.problems)
@@ -352,6 +356,6 @@ def _rows(draft: _Draft, settled: Settlement, world: World) -> Result:
             (each.look_again for each in placements.values() if each.look_again is not None),
             default=FAILED_SECONDS if case.unsure else None,
         ),
-        freed=(*settled.freed.get(draft.key, ()), *(f"port {row.port.name}" for row in obsolete)),
+        freed=(*freed, *settled.freed.get(draft.key, ()), *(f"port {row.port.name}" for row in obsolete)),
         placements=placements,
     )

@@ -72,6 +72,7 @@ class Request:
     warnings: tuple[str, ...] = ()
 
 
+@lru_cache(maxsize=1 << 8)  # most VMs ask for nothing, in the same words
 def read(interface: Interface, annotations: Annotations) -> Request:
     """The request for one interface."""
     reader = _Reader(interface, dict(annotations))

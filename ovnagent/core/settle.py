@@ -245,6 +245,8 @@ def _standing_row(claim: Claim) -> Lease | None:
 def _for_us(claim: Claim, lease: Lease) -> Lease | None:
     """Of the lease what the network has to give (it may have lost one of its subnets); None where that is nothing."""
     ips = tuple(ip for ip in lease.ips if not grants.not_for_us(claim, ip))
+    if ips == lease.ips:
+        return lease
     return replace(lease, ips=ips) if ips else None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -149,6 +150,7 @@ def parse_line(text: str, limit: int) -> str:
 # ---- addresses ------------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1 << 10)  # a VM's row and its record, read one after the other, say the same
 def parse_ip(text: str) -> IPAddress:
     """An address in any usual form. No zone: `fd00::15%x` equals no other address here, and is `fd00::15` in OVN, which
     drops the zone. No IPv4-mapped one, which is one address here and another there."""

@@ -60,17 +60,18 @@ def wanted_port(
         dhcpv4=dhcpv4_options if isinstance(dhcpv4_options, DhcpOptions) else None,
         dhcpv6=dhcpv6_options,
         dns=_dns(owner, network, lease),
-        external_ids=tuple((key, value) for key, value in external_ids.items() if value),
+        external_ids=tuple(sorted((key, value) for key, value in external_ids.items() if value)),
     )
     return placed(port, placement)
 
 
 def placed(port: Port, placement: Placement) -> Port:
     """The port with what the placement says."""
-    external_ids = {key: value for key, value in port.external_ids if key != ports.MIGRATION}
-    if placement.migration:
-        external_ids[ports.MIGRATION] = placement.migration
-    port = replace(port, external_ids=tuple(sorted(external_ids.items())))
+    if placement.migration != port.external_id(ports.MIGRATION):
+        external_ids = {key: value for key, value in port.external_ids if key != ports.MIGRATION}
+        if placement.migration:
+            external_ids[ports.MIGRATION] = placement.migration
+        port = replace(port, external_ids=tuple(sorted(external_ids.items())))
     return ports.with_options(port, requested_chassis=",".join(placement.requested), activation_strategy=placement.strategy)
 
 

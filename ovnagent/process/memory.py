@@ -39,8 +39,8 @@ def loading() -> Iterator[None]:
 
 
 def keep() -> None:
-    """What has been loaded by now stays, and is never walked again; what the load needed besides goes back."""
-    gc.collect()
+    """What has been loaded by now stays, and is never walked again; what the load needed besides goes back. (Nothing is
+    collected before: a load makes no cycles worth the walk.)"""
     gc.freeze()
     try:
         ctypes.CDLL(None).malloc_trim(0)

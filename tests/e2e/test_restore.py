@@ -167,8 +167,9 @@ def an_hour(lab: Lab, directory: Path) -> Hour:
 
 
 def restore(lab: Lab, how: str, backup: Path) -> int:
-    """Bring it about. `file`: the server starts on the backup; `anew`: the agents are killed, too, and start after it; `live`:
-    into the running server; `emptied`: there is no backup, all is lost. Returns the number of the transaction after which all is somebody's answer to it."""
+    """Bring it about. `file`: the server starts on the backup; `anew`: the agents are killed, too, and start after it;
+    `live`: into the running server; `emptied`: there is no backup, all is lost. Returns the number of the transaction after
+    which all is somebody's answer to it."""
     file = lab.ovn.central.directory / "nb.db"
     if how == "live":
         with backup.open("rb") as content:
