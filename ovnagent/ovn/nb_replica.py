@@ -160,6 +160,12 @@ class NorthboundReplica(Replica):
         return super()._Idl__apply_diff(table, row, rest)
 
     def _Idl__row_update(self, table: Any, row: Any, row_json: dict[str, Any]) -> Any:  # noqa: N802
+        if table.name == "Logical_Switch_Port":
+            try:
+                row.take(row_json)
+                return True
+            except (ValueError, TypeError, AttributeError):  # the IDL says what is wrong with it
+                return super()._Idl__row_update(table, row, row_json)
         if table.name != "Logical_Switch":
             return super()._Idl__row_update(table, row, row_json)
         rest = dict(row_json)
@@ -167,6 +173,10 @@ class NorthboundReplica(Replica):
         for member in _uuids(rest.pop("ports", ["set", []])):
             self._set_member(str(row.uuid), member, True)
         return super()._Idl__row_update(table, row, rest)
+
+    def _Idl__add_default(self, table: Any, row_update: dict[str, Any]) -> None:  # noqa: N802
+        if table.name != "Logical_Switch_Port":  # whose rows need none: see PackedRow
+            super()._Idl__add_default(table, row_update)
 
     def _set_member(self, switch: str, member: str, present: bool) -> None:
         if present:
@@ -394,5 +404,5 @@ def _uuids(value: Any) -> Iterator[str]:
         yield from (element[1] for element in value[1])
 
 
-for _hook in ("_Idl__apply_diff", "_Idl__create_row", "_Idl__row_update"):
+for _hook in ("_Idl__add_default", "_Idl__apply_diff", "_Idl__create_row", "_Idl__row_update"):
     assert hasattr(ovs_idl.Idl, _hook), f"ovs' IDL has changed: {_hook} is gone"

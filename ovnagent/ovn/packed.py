@@ -13,8 +13,10 @@ from typing import Any
 from uuid import UUID
 
 from ovs.db import data as ovs_data
+from ovs.db import types as ovs_types
 
 PAIRS_REMEMBERED = 512
+_STRING, _UUID, _BOOLEAN = ovs_types.StringType, ovs_types.UuidType, ovs_types.BooleanType
 
 
 class PackedRow:
@@ -51,12 +53,52 @@ class PackedRow:
         else:
             self._values[column] = tuple(sorted(key.value for key, _ in values))
 
+    def take(self, row_json: dict[str, Any]) -> None:
+        """A new row as the database sends it, without the IDL's Datums and Atoms between: a third of the time of a load.
+
+        Raises ValueError where it is not what the columns' types say; nothing is taken then."""
+        columns, found = self._table.columns, {}
+        for name, value in row_json.items():
+            if name not in columns:
+                raise ValueError(f"unknown column {name}")
+            found[name] = _plain(columns[name].type, value)
+        self._values = found
+
     def value(self, column: str) -> Any:
         """A column as a plain value: a scalar, or a sorted tuple; of pairs where the column is a map."""
         if column in self._values:
             return self._values[column]
         type_ = self._table.columns[column].type
         return type_.key.type.default if type_.is_scalar() else ()
+
+
+def _plain(type_: Any, value: Any) -> Any:
+    """A column's value from OVSDB's JSON (RFC 7047, 5.1), as `PackedRow.value` gives it.
+
+    Raises ValueError."""
+    key = type_.key.type
+    if type_.is_scalar():
+        return _atom(key, value)
+    if type_.is_map():
+        of = type_.value.type
+        if not isinstance(value, list) or len(value) != 2 or value[0] != "map" or not isinstance(value[1], list):
+            raise ValueError("no map")
+        return tuple(sorted(_pair(_atom(key, one), _atom(of, other)) for one, other in value[1]))
+    if isinstance(value, list) and len(value) == 2 and value[0] == "set" and isinstance(value[1], list):
+        return tuple(sorted(_atom(key, each) for each in value[1]))
+    return (_atom(key, value),)
+
+
+def _atom(type_: Any, value: Any) -> Any:
+    if type_ == _STRING:
+        if isinstance(value, str):
+            return value
+    elif type_ == _UUID:
+        if isinstance(value, list) and len(value) == 2 and value[0] == "uuid" and isinstance(value[1], str):
+            return UUID(value[1])
+    elif type_ == _BOOLEAN and isinstance(value, bool):
+        return value
+    raise ValueError("an atom of another type")
 
 
 @lru_cache(maxsize=PAIRS_REMEMBERED)

@@ -64,3 +64,52 @@ def test_what_many_rows_have_is_held_once() -> None:
     for each in (first, second):
         each._data["options"] = Datum.from_json(type_, ["map", [["".join(("ke", "y")), "".join(("val", "ue"))]]])
     assert first.value("options")[0] is second.value("options")[0]
+
+
+# ---- a row as the database sends it ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("column", "text", "value"), [each for each in VALUES if each[0] != "count"])
+def test_a_row_that_is_taken_whole_is_as_if_the_idl_had_put_it_in(column: str, text: object, value: object) -> None:
+    made, other = row(), row()
+    made.take({column: text})
+    other._data[column] = Datum.from_json(Type.from_json(TYPES[column]), text)
+    assert made.value(column) == other.value(column) == value
+    assert made._data[column] == other._data[column]
+    assert made.value("name") == ("vm1.default" if column == "name" else "")
+
+
+def test_a_row_in_other_words_for_the_same() -> None:
+    made = row()
+    made.take({"addresses": "a", "enabled": ["set", []], "reference": ["set", [["uuid", ID]]], "options": ["map", []]})
+    assert [made.value(column) for column in ("addresses", "enabled", "reference", "options")] == [
+        ("a",),
+        (),
+        (UUID(ID),),
+        (),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("name", 1),
+        ("name", ["set", []]),
+        ("enabled", "true"),
+        ("enabled", 1),
+        ("addresses", ["set", [1]]),
+        ("addresses", ["list", ["a"]]),
+        ("options", ["set", []]),
+        ("options", ["map", [["a", 1]]]),
+        ("options", "a"),
+        ("reference", ID),
+        ("reference", ["uuid", "x"]),
+        ("unknown", "a"),
+    ],
+)
+def test_a_row_that_is_none_is_not_taken_at_all(column: str, text: object) -> None:
+    made = row()
+    made.take({"name": "before"})
+    with pytest.raises(ValueError, match=r"."):
+        made.take({"name": "after", column: text})
+    assert made.value("name") == "before"
