@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ovnagent.announce import Announcer
@@ -27,7 +28,7 @@ from ovnagent.difference import Present, brake_of, changes, infrastructure, virt
 from ovnagent.dirty import BOUND, Dirty
 from ovnagent.kube.kubernetes import Kubernetes
 from ovnagent.notes import Notes
-from ovnagent.ovn.changes import SetGlobal
+from ovnagent.ovn.changes import Change, SetGlobal
 from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError, RefusedError
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
@@ -61,6 +62,18 @@ class Status:
     """The first look at every VM is done."""
     books: Books = NO_BOOKS
     brake: Brake = NO_BRAKE
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """One transaction."""
+
+    vms: Sequence[tuple[Result, Case, Sequence[Change], str | None]]
+    """What was written of each VM, or why it was refused."""
+    left: set[VmKey]
+    """VMs of which it is not known that all was written."""
+    done: float
+    """Monotonic seconds."""
 
 
 class Reconciler:
@@ -159,7 +172,7 @@ class Reconciler:
         if not self.status.in_sync:
             with memory.loading():
                 self._reconcile(batch)
-            memory.keep()
+                memory.keep()
         elif batch or virtual or nb.unused or brake.held_ports:
             self._reconcile(batch)
 
@@ -277,15 +290,25 @@ class Reconciler:
         rest = list(zip(planned.results, cases, strict=True))
         del facts, cases, planned, nb, world, present
         left: set[VmKey] = set()
-        while not left:
-            part, rest = rest[:CHUNK], rest[CHUNK:]
-            extra = []
-            if not rest:
-                # The word is used up by the transaction that carries it out.
-                extra = [*shared, *([Group("approval", (SetGlobal(APPROVAL, ""),))] if brake.approved else ())]
-            left = self._commit(part, extra, batch, drifted)
-            if not rest:
-                break
+        written: _Written | None = None
+        with ThreadPoolExecutor(1, "reconciler-writes") as beside:
+            while not left:
+                part, rest = rest[:CHUNK], rest[CHUNK:]
+                extra = []
+                if not rest:
+                    # The word is used up by the transaction that carries it out.
+                    extra = [*shared, *([Group("approval", (SetGlobal(APPROVAL, ""),))] if brake.approved else ())]
+                if written is None:
+                    written = self._write(part, extra)
+                else:  # while the database works
+                    writing = beside.submit(self._write, part, extra)
+                    self._follow(written, batch, drifted)
+                    written = writing.result()
+                left = written.left
+                if not rest:
+                    break
+        if written is not None:
+            self._follow(written, batch, drifted)
         if left:
             left |= {result.key for result, _ in rest}
             self._dirty.add(left)
@@ -334,14 +357,8 @@ class Reconciler:
         found = virtual_changes(virtual_ports(self._config.cluster, books, taken), nb.virtual, strays)
         return [Group(f"virtual port {port.name}", (change,)) for port, change in found]
 
-    def _commit(
-        self,
-        part: Sequence[tuple[Result, Case]],
-        extra: Sequence[Group],
-        batch: Mapping[VmKey, float],
-        drifted: set[VmKey],
-    ) -> set[VmKey]:
-        """Write the difference; returns the VMs of which it is not known that all was written."""
+    def _write(self, part: Sequence[tuple[Result, Case]], extra: Sequence[Group]) -> _Written:
+        """Write the difference. Nothing is remembered of it yet."""
         results = [result for result, _ in part]
         groups = [
             Group("infrastructure", tuple(infrastructure(self._config.networks.all, self._northbound.snapshot, results)))
@@ -366,20 +383,28 @@ class Reconciler:
         for refused in filter(None, (errors[0], *errors[len(part) + 1 :])):
             LOG.error("switches, routers, virtual ports or DHCP options not written", extra={"reason": refused})
             self._virtual, self._retry_virtual = None, done + REFUSED_RETRY_SECONDS
-        left = {result.key for index, (result, _) in enumerate(part, 1) if index not in written}
+        return _Written(
+            [
+                (result, case, groups[index].changes, errors[index])
+                for index, (result, case) in enumerate(part, 1)
+                if index in written
+            ],
+            {result.key for index, (result, _) in enumerate(part, 1) if index not in written},
+            done,
+        )
+
+    def _follow(self, written: _Written, batch: Mapping[VmKey, float], drifted: set[VmKey]) -> None:
+        """What follows from what was written, or refused."""
+        first = not self.status.in_sync
         with together():
-            for index, (result, case) in enumerate(part, 1):
-                if index not in written:
-                    continue
-                changed, news, first = groups[index].changes, batch[result.key], not self.status.in_sync
+            for result, case, changed, error in written.vms:
                 try:
-                    drift = result.key in drifted
-                    self._consequences.draw(result, case, changed, errors[index], drift, news, done, first)
+                    drift, news = result.key in drifted, batch[result.key]
+                    self._consequences.draw(result, case, changed, error, drift, news, written.done, first)
                 except Exception as failure:
                     self._set_aside(result.key, failure)
         self._southbound.watch({name for names in self.notes.watched.values() for name in names})
         self._northbound.watch_names(self.notes.names_waited_for())
-        return left
 
     def _not_committed(self, error: NotCommittedError) -> None:
         first, longest = RETRY_SECONDS

@@ -9,10 +9,11 @@ a wish then, never a claim. Whoever may edit the VM may edit the record: it is r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from ovnagent.core import limits, values
 from ovnagent.core.networks import IPAddress
@@ -50,7 +51,7 @@ def render(record: Record) -> str:
         }
         for lease in sorted(record.leases, key=lambda lease: lease.port)
     }
-    return json.dumps({"vm": str(record.vm), "uid": record.uid, "ports": ports}, separators=(",", ":"))
+    return orjson.dumps({"vm": str(record.vm), "uid": record.uid, "ports": ports}).decode()
 
 
 def parse(text: str) -> Record | None:
