@@ -147,6 +147,7 @@ class Reconciler:
         """Once: take what is dirty, and carry it out. Returns after IDLE_SECONDS at the latest where nothing is."""
         if not self._may_write():
             self._standby.look(self._next, self._sure)
+            memory.walk(nobody_waits=True)
             self._dirty.wait(IDLE_SECONDS)
             return
         self._answer()
@@ -175,6 +176,7 @@ class Reconciler:
                 memory.keep()
         elif batch or virtual or nb.unused or brake.held_ports:
             self._reconcile(batch)
+        memory.walk(nobody_waits=not batch and not self.notes.watched)
 
     def _may_write(self) -> bool:
         """Nothing is written, and so nothing deleted, before both sides are complete and the lock is ours."""
