@@ -23,7 +23,7 @@ M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 ALL_BY_ITSELF = 1 << 30
 """Collections of what is younger before the collector walks everything by itself: it never does."""
 WALK_SECONDS, LATEST_SECONDS = 300.0, 3600.0
-"""How often everything is walked when nobody waits, and at the latest. Cycles are rare: what they hold till then is little."""
+"""How often everything is walked when nobody waits, and at the latest. Cycles are rare: what they hold is little."""
 
 _lock = threading.Lock()
 _loads = 0
@@ -67,8 +67,8 @@ def walk(nobody_waits: bool) -> None:
 
 
 def be_frugal() -> None:
-    """At start, before there are threads: the collector leaves alone what is old (see `walk`). And glibc gives each thread an
-    arena of its own, keeps there what one load needed, and after the first large buffer takes others of that size from
+    """At start, before there are threads: the collector leaves alone what is old (see `walk`). And glibc gives each thread
+    an arena of its own, keeps there what one load needed, and after the first large buffer takes others of that size from
     arenas, too."""
     gc.set_threshold(*gc.get_threshold()[:2], ALL_BY_ITSELF)
     try:
