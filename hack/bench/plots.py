@@ -20,7 +20,7 @@ def starts(figures: dict[str, Any]) -> None:
     _, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
     rows = [
         ("start with all right", figures["warm"]["seconds"], OURS),
-        ("floor: list + load", figures["listed"], FLOOR),
+        ("floor: list + load", figures["warm"]["listed"], FLOOR),
         ("cold start", figures["cold"]["seconds"], OURS),
         ("floor: list + raw transaction", figures["listed"] + figures["raw"], FLOOR),
     ]
