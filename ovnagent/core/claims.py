@@ -99,11 +99,13 @@ def unconfigured(
     VM's own records. It stays on record: the address is held as long as the VM exists, and the network may come back."""
     interfaces = {interface.name for interface in owner.interfaces if interface.state != "absent"}
     without = interfaces - {lease.interface for lease in leases}
-    told = [lease for row in retained if (lease := lease_of(row.port)) and lease.interface in interfaces]
+    told: list[Lease] = []
     if without:  # what has a lease keeps no other by a record; where all have one, no record is read a second time
         records = [record for text in owner.records if (record := parse(text))]
         own = [record.leases for record in records if record.vm == owner.key and record.uid in owner.uids]
         told += [lease for lease in chain(*own) if lease.interface in without]
+    # A row follows them: nobody puts it right, whatever is done to it, as long as its network is not configured.
+    told += [lease for row in retained if (lease := lease_of(row.port)) and lease.interface in interfaces]
     names, found = {lease.port for lease in leases}, []
     for lease in told:
         if lease.port not in names and lease.network not in switches:

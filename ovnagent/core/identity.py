@@ -29,9 +29,12 @@ def continues(owner: Owner | None, rows: Iterable[PresentPort], uid: str) -> boo
     adopts an orphaned VMI). Where VM and VMI are gone, whatever is left is theirs."""
     if owner is None or uid in owner.uids:
         return True
-    return owner.vmi_uid != "" and any(
-        row.port.external_id(ports.VM_UID) == uid and row.port.external_id(ports.VMI_UID) == owner.vmi_uid for row in rows
-    )
+    if not owner.vmi_uid:
+        return False
+    vmis = {row.port.external_id(ports.VMI_UID) for row in rows if row.port.external_id(ports.VM_UID) == uid}
+    # A VMI without a VM may be the orphan of the one that is gone, whose rows were not written since it started.
+    orphan = owner.uid == owner.vmi_uid and bool(vmis - {uid})
+    return orphan or owner.vmi_uid in vmis
 
 
 def name_of(owner: Owner, interface: Interface, network: Network, facts: Facts, rows: Iterable[PresentPort]) -> str:
@@ -60,7 +63,11 @@ def retained(
     if owner is None or not living_launchers(facts, owner):
         return tuple(left)
     asked = {interface.name for interface in owner.interfaces if interface.state != "absent"} - interfaces
-    return tuple(row for row in left if row.port.external_id(ports.INTERFACE) in asked or plugged(facts, owner, row.port))
+    # What a launcher that is only starting will have is not told yet: network-status comes before it is Running.
+    unknown = any(pod.node and pod.phase == "Pending" and not pod.attached for pod in living_launchers(facts, owner))
+    return tuple(
+        row for row in left if unknown or row.port.external_id(ports.INTERFACE) in asked or plugged(facts, owner, row.port)
+    )
 
 
 def plugged(facts: Facts, owner: Owner, port: Port) -> bool:

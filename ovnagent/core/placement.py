@@ -162,8 +162,10 @@ def locate(facts: Facts) -> Whereabouts:
                 if _succeeded(migrations.get(other.migration_uid)) and all(_newer(other, each, vmi) for each in here)
             )
             return Whereabouts(situation, next(led, vmi.node), pod.node, pod.migration_uid)
-        if _succeeded(migration) and all(_newer(pod, other, vmi) for other in here):
-            # The end of this migration came before the VMI's new nodeName: the watches are not ordered.
+        arriving = any(_in_progress(migrations.get(other.migration_uid), vmi) for other in here)
+        if _succeeded(migration) and not arriving and all(_newer(pod, other, vmi) for other in here):
+            # The end of this migration came before the VMI's new nodeName: the watches are not ordered. (But migrations are
+            # among themselves: one that is over was before one that is open, whatever the API server's clock has said.)
             return Whereabouts(Situation.SWITCHED, vmi.node, pod.node, pod.migration_uid)
     if not here:
         return Whereabouts(Situation.UNCLEAR)

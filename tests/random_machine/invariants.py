@@ -51,6 +51,8 @@ class Invariants:
         """UUIDs of rows that somebody changed, until the next rest."""
         self.lost: set[str] = set()
         """VMs of whose addresses there was no evidence any more, until the next rest."""
+        self.edited: set[str] = set()
+        """VMs of which somebody changed or deleted a row, until the next rest."""
         self.rows_had: defaultdict[str, set[str]] = defaultdict(set)
         """Port -> all addresses that its row ever had by the agent's hand."""
         self.writes = 0
@@ -80,8 +82,17 @@ class Invariants:
             and not self._in_spec(machine, row["external_ids"].get("ovnagent-interface"))
         ):
             self.held.pop(self.identity(row), None)
+        if machine is not None and before is not None and not self._known_by(machine, before):
+            self.lost.add(machine.name)
         if machine is not None:
             self._placed(machine, row["external_ids"].get("ovnagent-interface", ""), before, after)
+
+    def _known_by(self, machine: Machine, row: Row) -> bool:
+        """The row names an object that is there: else nobody who was away meanwhile can know that they belong together."""
+        uids = {each.uid for each in (machine.vm, machine.vmi) if each is not None}
+        ids = row["external_ids"]
+        orphan = machine.vm is None and machine.vmi is not None and ids.get("ovnagent-vmi-uid") != ids.get("ovnagent-vm-uid")
+        return orphan or bool(uids & {ids.get("ovnagent-vm-uid"), ids.get("ovnagent-vmi-uid")})
 
     def _not_taken(self, before: Row | None, after: Row) -> None:
         new = set(words(after)) - set(words(before) if before is not None else ())
@@ -146,6 +157,7 @@ class Invariants:
         """Somebody is about to change or delete it. Unless what it says is on record, it was the only word for it."""
         self.tampered.add(row["uuid"])
         life, name, *_ = self.identity(row)
+        self.edited.add(name)
         record = parse(self.cluster.server.record(NAMESPACE, name)) if name in self.cluster.machines else None
         known = {str(ip) for lease in record.leases for ip in lease.ips} if record is not None else set()
         if not set(words(row)[1:]) <= known or self.cluster.lives.get(record.uid if record else "", 0) != life:
@@ -173,12 +185,20 @@ class Invariants:
             identity = self.identity(row)
             if identity[0] == 0:
                 continue
+            if row["uuid"] in self.tampered and row["external_ids"].get("ovnagent-network") not in self._configured():
+                continue  # nobody puts it right before its network is back
             now, before = Held(tuple(sorted(words(row)[1:])), words(row)[0]), self.held.get(identity)
             if before is not None and before != now:
                 self._may_change(identity, before, now)
             for other in [each for each in self.held if each[1:] == identity[1:]]:
                 del self.held[other]  # of an earlier life
             self.held[identity] = now
+
+    def _tampered_rows(self) -> list[Row]:
+        return [row for row in self.nb.own() if row["uuid"] in self.tampered]
+
+    def _configured(self) -> set[str]:
+        return {network.name for network in self.driver.living.config.networks.all}
 
     def _unique(self) -> None:
         had: dict[tuple[str, str], str] = {}
@@ -190,10 +210,12 @@ class Invariants:
 
     def _may_change(self, identity: Identity, before: Held, now: Held) -> None:
         life, name, interface, _ = identity
-        if name in self.lost:
-            return
         machine = self.cluster.machines[name]
+        if name in self.lost or (name in self.edited and machine.vm is None):  # its record has gone with it
+            return
         foreign = {word for row in self.nb.rows.values() if not owned(row) for word in words(row)}
+        if foreign & set(before.ips) and any(self.identity(row) == identity for row in self._tampered_rows()):
+            return  # what was on record is somebody else's now, and the row is all that is left
         if before.ips != now.ips and not foreign & set(before.ips):
             gone, new = set(before.ips) - set(now.ips), set(now.ips) - set(before.ips)
             if not any(self._asked(asked, gone, new) for asked, _ in self.cluster.asked[life]):
@@ -227,8 +249,11 @@ class Invariants:
             if machine.vm is None and machine.vmi is None and not machine.living() and rows:
                 raise ViolationError(f"nothing is left of {machine.name}, but {[row['name'] for row in rows]}")
             self._complete(machine, rows)
-        self.tampered.clear()
+        known = self._configured()
+        kept = [row for row in self.nb.own() if row["external_ids"].get("ovnagent-network") not in known]
+        self.tampered &= {row["uuid"] for row in kept}
         self.lost.clear()
+        self.edited.clear()
 
     def _as_computed_from_nothing(self) -> None:
         agent = self.driver.living
@@ -246,6 +271,8 @@ class Invariants:
         guest, move, vmi = machine.guest, machine.move, machine.vmi
         nodes = [pod.node for pod in machine.living() if pod.node]
         if not machine.living():
+            if vmi is not None and not vmi.final and vmi.node and not any(pod.node == vmi.node for pod in machine.pods):
+                return  # the VMI tells of a guest, and its launcher is missing: nothing is done on incomplete knowledge
             want = [((), "")]
         elif guest is None or vmi is None or vmi.deleting or vmi.final:
             return
@@ -283,7 +310,7 @@ class Invariants:
             record = parse(self.cluster.server.record(NAMESPACE, machine.name))
             on_rows = {row["name"]: set(words(row)) for row in rows}
             # What is held on a network that is missing now stays on record.
-            known = {network.name for network in agent.config.networks.all}
+            known = self._configured()
             leases = record.leases if record else ()
             counting = [lease for lease in leases if lease.network in known or lease.port in on_rows]
             on_record = {lease.port: {lease.mac, *map(str, lease.ips)} for lease in counting}

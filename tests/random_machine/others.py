@@ -11,7 +11,7 @@ from tests.random_machine.cluster import NAMES, NAMESPACE, NODES, chassis_of
 from tests.random_machine.fabric import Northbound, delete_port, insert_port, owned
 from tests.random_machine.invariants import Invariants, words
 from tests.random_machine.kubevirt import Action
-from tests.random_machine.users import ASKED_MACS
+from tests.random_machine.users import ASKED_IPS, ASKED_MACS
 
 SWITCHES = ("ovn-default", "blue", "elsewhere")
 Operations = list[dict[str, Any]]
@@ -68,7 +68,7 @@ def _keys(row: Row, rng: Random) -> Operations:
 
 
 def _changed(row: Row, rng: Random) -> Operations:
-    match rng.randrange(4):
+    match rng.randrange(6):
         case 0:
             value = rng.choice([chassis_of(node) for node in NODES] + ["chassis1,chassis2", "nowhere"])
             pair = ["map", [["requested-chassis", value]]]
@@ -78,6 +78,11 @@ def _changed(row: Row, rng: Random) -> Operations:
             return [_mutate(row, ("options", "delete", ["set", ["requested-chassis", "activation-strategy"]]))]
         case 2:
             return [_update(row, port_security=["set", []], enabled=False)]
+        case 3:
+            mac = rng.choice([words(row)[0], *ASKED_MACS])
+            return [_update(row, addresses=f"{mac} {rng.choice(ASKED_IPS[:6])}")]
+        case 4:
+            return [_update(row, addresses=["set", []])]
         case _:
             key = "ovnagent-" + rng.choice(["vm", "vm-uid", "interface", "network", "migration"])
             return [_mutate(row, ("external_ids", "delete", ["set", [key]]))]

@@ -55,8 +55,7 @@ def _of_vm(cluster: Cluster, machine: Machine, vm: Vm) -> Iterator[Action]:
     else:
         yield f"start VM {name}", _set(cluster.put_vm, machine, vm, running=True)
     yield f"delete VM {name}", _set(cluster.put_vm, machine, vm, deleting="background")
-    if any(pod.node for pod in machine.pods) or machine.vmi is None:
-        yield f"delete VM {name} with --cascade=orphan", _set(cluster.put_vm, machine, vm, deleting="orphan")
+    yield f"delete VM {name} with --cascade=orphan", _set(cluster.put_vm, machine, vm, deleting="orphan")
     yield f"change what VM {name} asks for", lambda rng: _ask(cluster, machine, vm, rng)
     if len(vm.nics) > 1:
         yield f"unplug the last interface of VM {name}", lambda rng: _unplug(cluster, machine, vm)

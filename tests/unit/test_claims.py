@@ -114,6 +114,12 @@ def test_what_an_interface_held_on_a_network_that_is_gone_stays_on_record_once()
     assert unconfigured(machine(), (), [HERE], SWITCHES) == []
 
 
+def test_what_somebody_makes_of_a_row_whose_network_is_gone_does_not_get_on_record() -> None:
+    """Nobody puts such a row right; the VM's own record has the address that it had."""
+    changed = row("10.99.0.66", "web.default.c.d", "gone", "gone", "n")
+    assert unconfigured(machine(record(HERE, LOST)), [changed], [HERE], SWITCHES) == [LOST]
+
+
 def test_a_row_in_use_stays_on_record_also_where_its_interface_has_a_lease_elsewhere() -> None:
     kept = row("10.99.0.5", "web.default.c.d", "gone", "gone", "n")
     elsewhere = lease("10.17.0.5", "web.default.e.d", "tenant", "n")

@@ -219,6 +219,16 @@ def test_what_was_held_under_another_uid() -> None:
     assert not continues(whose(vm()), [], "")
 
 
+def test_what_an_orphan_holds_whose_rows_were_not_written_since_it_started() -> None:
+    """Its VM is gone; what the rows name is that VM, and no guest or an earlier one."""
+    alone = whose(vmi(vm_uid=""))
+    for vmi_uid in ("", "v0", "v1"):
+        assert continues(alone, [row(uid="u1", vmi_uid=vmi_uid)], "u1")
+    assert not continues(alone, [row(uid="v0", vmi_uid="v0")], "v0"), "another guest that had no VM either"
+    assert not continues(alone, [], "u1")
+    assert not continues(whose(vmi(vm_uid="u1")), [row(uid="u0", vmi_uid="")], "u0"), "of another VM"
+
+
 # ---- names, and interfaces that a launcher has ----------------------------------------------------------------------
 
 INSIDE = pod_interface(TENANT)
@@ -280,6 +290,10 @@ ATTACHED = [("web.default", "default")]
         # unplugged, and out of the launcher; or in it
         (facts(vm(), vmi(), pod()), ATTACHED, ()),
         (facts(vm(), vmi(), pod("p1", "n1", "Running", "v1", HAS_A)), ATTACHED, (LEFT,)),
+        # the launcher starts, and what it will have is not told yet
+        (facts(vm(), vmi(), pod(phase="Pending")), ATTACHED, (LEFT,)),
+        (facts(vm(), vmi(), pod("p1", "", "Pending")), ATTACHED, ()),
+        (facts(vm(), vmi(), pod("p1", "n1", "Pending", "v1", ("eth0", "", ""))), ATTACHED, ()),
         # asked for, and its network is refused now
         (facts(vm(), vmi("u1", "Running", "n1", NIC, TENANT), pod()), ATTACHED, (LEFT,)),
         (facts(vm(), vmi("u1", "Running", "n1", NIC, replace(TENANT, state="absent")), pod()), ATTACHED, ()),

@@ -313,6 +313,16 @@ def test_where_a_migration_of_before_led_is_no_source_once_the_guest_has_come_ba
         assert locate(told) == Whereabouts(MIGRATING, "n1", "n3", "m3")
 
 
+def test_an_open_migration_is_younger_than_one_that_is_over_whatever_the_clock_has_said() -> None:
+    """The API server's clock was set back between the two: the younger launcher has the older date."""
+    was, came = pod("p9", "n1", "m1"), pod("p2", "n2", "m2")
+    there = vmi("n2", state=state("m2", ready=True))
+    told = facts(there, was, came, migration("m1", "Succeeded"), migration("m2"))
+    assert locate(told) == Whereabouts(SWITCHED, "n1", "n2", "m2")
+    over = facts(there, was, came, migration("m1", "Succeeded"), migration("m2", "Failed"))
+    assert locate(over) == Whereabouts(SWITCHED, "n2", "n1", "m1")
+
+
 # ---- what is told of it ---------------------------------------------------------------------------------------------
 
 
