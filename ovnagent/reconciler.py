@@ -1,8 +1,9 @@
 """Dirty VMs -> batch -> one transaction. The only place where Kubernetes and OVN meet.
 
-One thread. What happens elsewhere only says which VM to look at again (dirty.py); here all its facts are read, the rows
-that it should have are computed (core/plan.py) and compared with those present, the difference is committed, and what
-follows from that is drawn (consequences.py).
+One thread (where there is more than one transaction, a second writes the next while this one draws what follows from the
+last). What happens elsewhere only says which VM to look at again (dirty.py); here all its facts are read, the rows that it
+should have are computed (core/plan.py) and compared with those present, the difference is committed, and what follows from
+that is drawn (consequences.py).
 """
 
 from __future__ import annotations

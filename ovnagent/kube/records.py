@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
 from ovnagent.kube.client import ApiError, Client
@@ -49,7 +50,8 @@ class Records:
                 return
             self._sent[ref] = _Sent(text, float("inf"))
         key = (ref.kind, ref.name)
-        self._writer.put(ref.namespace, key, lambda: self._write(ref, text), lambda: self._until(ref, text, AGAIN_SECONDS))
+        given_up = partial(self._until, ref, text, AGAIN_SECONDS)
+        self._writer.put(ref.namespace, key, partial(self._write, ref, text), given_up)
 
     def tidy(self) -> None:
         """Look again at the VMs on which a text should be by now. To be called every second or so."""
