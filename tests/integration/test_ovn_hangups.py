@@ -16,6 +16,7 @@ from ovnagent.core.vm import VmKey
 from ovnagent.ovn import changes, writer
 from ovnagent.ovn.changes import Change, CreatePort, CreateSwitch, Known, Operation
 from ovnagent.ovn.northbound import Group, NotCommittedError
+from ovnagent.ovn.transaction import AnswerLostError
 from ovnagent.ovn.writer import HANGS_UP
 from tests.integration.nb_agent import SECONDS, Agent, Start, port
 
@@ -111,8 +112,10 @@ def test_a_standby_that_takes_over_comes_through_as_well(nb: Server, start: Star
             if agent.northbound.has_lock:
                 try:
                     errors = agent.northbound.commit([_missing(each, set(agent.now.ports), set()) for each in wanted])
-                except NotCommittedError:
+                except AnswerLostError:
                     losses.append(agent)
+                except NotCommittedError:  # the lock went at that moment, or the server took too long to be asked
+                    pass
         assert time.monotonic() < began + SECONDS
     assert losses == [holder, standby], "each has lost its connection once"
     assert [number for number, error in enumerate(errors[1:]) if error] == [20]

@@ -72,6 +72,18 @@ FAULTS = (
         "13/0",
     ),
     Fault(
+        "an orphan whose row was not written since it started is a stranger",
+        (("core/identity.py", "    return orphan or owner.vmi_uid in vmis", "    return owner.vmi_uid in vmis"),),
+        ("for which nobody has asked",),
+        "1/11",
+    ),
+    Fault(
+        "of two migrations the one with the later date is the later one",
+        (("core/placement.py", "if _succeeded(migration) and not arriving and all(", "if _succeeded(migration) and all("),),
+        ("has let go",),
+        "1/6",
+    ),
+    Fault(
         "rows say nothing after a restart",
         (
             (

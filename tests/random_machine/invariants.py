@@ -113,7 +113,7 @@ class Invariants:
         old, new = requested(before) if before else (), requested(after) if after else ()
         if after is not None and not new and len(told) > 1:
             raise ViolationError(f"{name} asks for no chassis, while {', '.join(pod.name for pod in told)} are plugged")
-        if guest is None or guest not in told or before is None:
+        if before is None or guest not in plugged or not (guest in told or self._told_by_vmi(machine, guest)):
             return
         here = chassis_of(guest.node)
         if after is None:
@@ -152,6 +152,11 @@ class Invariants:
         """The agent knows of this launcher, and where it is."""
         facts = self.driver.told_of(machine.name)
         return any(each.name == pod.name and each.node and each.alive for each in facts.launchers)
+
+    def _told_by_vmi(self, machine: Machine, guest: Pod) -> bool:
+        """The agent knows by the VMI where this guest runs, also where it has not heard of the launcher."""
+        vmi = self.driver.told_of(machine.name).vmi
+        return vmi is not None and machine.vmi is not None and (vmi.uid, vmi.node) == (machine.vmi.uid, guest.node)
 
     def row_lost(self, row: Row) -> None:
         """Somebody is about to change or delete it. Unless what it says is on record, it was the only word for it."""
