@@ -292,6 +292,7 @@ ATTACHED = [("web.default", "default")]
         (facts(vm(), vmi(), pod("p1", "n1", "Running", "v1", HAS_A)), ATTACHED, (LEFT,)),
         # the launcher starts, and what it will have is not told yet
         (facts(vm(), vmi(), pod(phase="Pending")), ATTACHED, (LEFT,)),
+        (facts(vm(), vmi(), pod(), pod("p2", "n2", "Pending")), ATTACHED, (LEFT,)),
         (facts(vm(), vmi(), pod("p1", "", "Pending")), ATTACHED, ()),
         (facts(vm(), vmi(), pod("p1", "n1", "Pending", "v1", ("eth0", "", ""))), ATTACHED, ()),
         # asked for, and its network is refused now
