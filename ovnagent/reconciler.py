@@ -174,7 +174,6 @@ class Reconciler:
         if not self.status.in_sync:
             with memory.loading():
                 self._reconcile(batch)
-                memory.keep()
         elif batch or virtual or nb.unused or brake.held_ports:
             self._reconcile(batch)
         memory.walk(nobody_waits=not batch and not self.notes.watched)
@@ -292,28 +291,10 @@ class Reconciler:
         # What is written is let go of: at a start, the copy's rows take the place of the plan's.
         rest = list(zip(planned.results, cases, strict=True))
         del facts, cases, planned, nb, world, present
-        left: set[VmKey] = set()
-        written: _Written | None = None
-        with ThreadPoolExecutor(1, "reconciler-writes") as beside:
-            while not left:
-                part, rest = rest[:CHUNK], rest[CHUNK:]
-                extra = []
-                if not rest:
-                    # The word is used up by the transaction that carries it out.
-                    extra = [*shared, *([Group("approval", (SetGlobal(APPROVAL, ""),))] if brake.approved else ())]
-                if written is None:
-                    written = self._write(part, extra)
-                else:  # while the database works
-                    writing = beside.submit(self._write, part, extra)
-                    self._follow(written, batch, drifted)
-                    written = writing.result()
-                left = written.left
-                if not rest:
-                    break
-        if written is not None:
-            self._follow(written, batch, drifted)
+        # The word is used up by the transaction that carries it out.
+        word = [Group("approval", (SetGlobal(APPROVAL, ""),))] if brake.approved else []
+        left = self._commit(rest, [*shared, *word], batch, drifted)
         if left:
-            left |= {result.key for result, _ in rest}
             self._dirty.add(left)
             self._virtual = None
         if len(left) < len(batch) or not batch:
@@ -322,6 +303,7 @@ class Reconciler:
             first = not self.status.in_sync
             self.status = Status(not first or not left, books, brake)
             if first and self.status.in_sync:
+                memory.keep()
                 self._kube.release_writes()
 
     def _brake(self, facts: Iterable[Facts], nb: NorthboundSnapshot) -> Brake:
@@ -359,6 +341,31 @@ class Reconciler:
         strays = present.strays_of(lambda: map(self._kube.facts, self._kube.keys()))
         found = virtual_changes(virtual_ports(self._config.cluster, books, taken), nb.virtual, strays)
         return [Group(f"virtual port {port.name}", (change,)) for port, change in found]
+
+    def _commit(
+        self,
+        rest: list[tuple[Result, Case]],
+        extra: Sequence[Group],
+        batch: Mapping[VmKey, float],
+        drifted: set[VmKey],
+    ) -> set[VmKey]:
+        """Write the difference, CHUNK VMs at a time and `extra` with the last of them, until something is not written; what
+        follows from one transaction is drawn while the database works on the next. The VMs of which it is not known that all
+        was written. `rest` is emptied as it is written."""
+
+        def write_some() -> _Written:
+            part = rest[:CHUNK]
+            del rest[:CHUNK]
+            return self._write(part, () if rest else extra)
+
+        written = write_some()
+        with ThreadPoolExecutor(1, "reconciler-writes") as beside:
+            while rest and not written.left:
+                writing = beside.submit(write_some)
+                self._follow(written, batch, drifted)
+                written = writing.result()
+        self._follow(written, batch, drifted)
+        return written.left | {result.key for result, _ in rest}
 
     def _write(self, part: Sequence[tuple[Result, Case]], extra: Sequence[Group]) -> _Written:
         """Write the difference. Nothing is remembered of it yet."""

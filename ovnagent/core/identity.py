@@ -58,7 +58,7 @@ def retained(
     `attached`: (port, interface) of the attachments."""
     names, interfaces = {port for port, _ in attached}, {interface for _, interface in attached}
     left = [row for row in rows if row.port.name not in names]
-    if not guest_may_run(facts, owner):
+    if not left or not guest_may_run(facts, owner):
         return ()
     if owner is None or not living_launchers(facts, owner):
         return tuple(left)

@@ -150,6 +150,7 @@ def locate(facts: Facts) -> Whereabouts:
     migrations = {migration.uid: migration for migration in facts.migrations}
     here = [pod for pod in pods if pod.node == vmi.node]
     elsewhere = sorted((pod for pod in pods if pod.node != vmi.node), key=lambda pod: (pod.created, pod.name), reverse=True)
+    arriving = any(_in_progress(migrations.get(pod.migration_uid), vmi) for pod in here)
     for pod in elsewhere:  # the newest first: there is one open migration of a VMI at a time
         migration = migrations.get(pod.migration_uid)
         if _in_progress(migration, vmi) or (migration is None and _told_of(vmi, pod.migration_uid)):
@@ -162,7 +163,6 @@ def locate(facts: Facts) -> Whereabouts:
                 if _succeeded(migrations.get(other.migration_uid)) and all(_newer(other, each, vmi) for each in here)
             )
             return Whereabouts(situation, next(led, vmi.node), pod.node, pod.migration_uid)
-        arriving = any(_in_progress(migrations.get(other.migration_uid), vmi) for other in here)
         if _succeeded(migration) and not arriving and all(_newer(pod, other, vmi) for other in here):
             # The end of this migration came before the VMI's new nodeName: the watches are not ordered. (But migrations are
             # among themselves: one that is over was before one that is open, whatever the API server's clock has said.)

@@ -72,7 +72,7 @@ class Request:
     warnings: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=1 << 8)  # most VMs ask for nothing, in the same words
+@lru_cache(maxsize=1 << 6)  # most VMs ask for nothing, in the same words; one may use 64 KiB of them
 def read(interface: Interface, annotations: Annotations) -> Request:
     """The request for one interface."""
     reader = _Reader(interface, dict(annotations))

@@ -343,7 +343,7 @@ class NorthboundReplica(Replica):
         if not self.snapshot.complete:
             if not self.conditions_met:
                 return
-            memory.keep()
+            memory.give_back()
             self._last_seen.compare(self._own.ports)
             self._changed = self._everything_dirty = True
         if self._changed:

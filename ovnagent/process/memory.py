@@ -49,8 +49,14 @@ def loading() -> Iterator[None]:
 
 def keep() -> None:
     """What has been loaded by now stays, and is never walked again; what the load needed besides goes back. (Nothing is
-    collected before: a load makes no cycles worth the walk.)"""
+    collected before: a load makes no cycles worth the walk. What is kept while it is in one is never found, so this is for
+    what is done once, at a start.)"""
     gc.freeze()
+    give_back()
+
+
+def give_back() -> None:
+    """What a load needed besides what it brought goes back to the system."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):  # not glibc

@@ -199,9 +199,6 @@ class Invariants:
                 del self.held[other]  # of an earlier life
             self.held[identity] = now
 
-    def _tampered_rows(self) -> list[Row]:
-        return [row for row in self.nb.own() if row["uuid"] in self.tampered]
-
     def _configured(self) -> set[str]:
         return {network.name for network in self.driver.living.config.networks.all}
 
@@ -219,7 +216,8 @@ class Invariants:
         if name in self.lost or (name in self.edited and machine.vm is None):  # its record has gone with it
             return
         foreign = {word for row in self.nb.rows.values() if not owned(row) for word in words(row)}
-        if foreign & set(before.ips) and any(self.identity(row) == identity for row in self._tampered_rows()):
+        tampered = (row for row in self.nb.own() if row["uuid"] in self.tampered)
+        if foreign & set(before.ips) and any(self.identity(row) == identity for row in tampered):
             return  # what was on record is somebody else's now, and the row is all that is left
         if before.ips != now.ips and not foreign & set(before.ips):
             gone, new = set(before.ips) - set(now.ips), set(now.ips) - set(before.ips)
