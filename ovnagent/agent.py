@@ -58,6 +58,7 @@ class Agent:
                 write_dropped=lambda queue, reason: self.metrics.writes_dropped.labels(queue, reason).inc(),
                 event_suppressed=lambda reason: self.metrics.events_suppressed.labels(reason).inc(),
             ),
+            calm=self.dirty.calm,
         )
         self.northbound = Northbound(
             config.northbound,
@@ -136,9 +137,9 @@ class Agent:
     def _rows_changed(self, keys: set[VmKey]) -> None:
         self.reconciler.touch(keys)
 
-    def _bindings_changed(self, ports: set[str]) -> None:
+    def _bindings_changed(self, ports: set[str], moved: bool) -> None:
         rows = self.northbound.snapshot.ports
-        self._facts_changed([row.port.vm for name in ports if (row := rows.get(name)) is not None], urgent=True)
+        self._facts_changed([row.port.vm for name in ports if (row := rows.get(name)) is not None], urgent=moved)
 
     # -- what the outside asks
 

@@ -51,10 +51,8 @@ class Consequences:
             problems = (*problems, refusal(result, error))
             self._metrics.refused_rows.inc()
         gone = result.owner is None and not result.wanted and not error
-        before, now = self._notes.settle(result, case.facts, problems, gone)
+        before = self._notes.settle(result, case.facts, problems, gone)
         self._dirty.add(self._notes.waiting_for(result.freed))
-        if now.watched - before.watched:
-            self._dirty.add((result.key,), urgent=True)  # once more, with what SB says
         if group and drifted and before.facts == case.facts and not before.watched:
             self._metrics.drift.inc(len(group))
             self._announcer.drift(result.key, len(group))

@@ -66,6 +66,9 @@ class Dirty:
     """
 
     def __init__(self) -> None:
+        self.calm = threading.Event()
+        """Set while nobody looks at anything: whoever takes has carried out what he took, and waits."""
+        self.calm.set()
         self._condition = threading.Condition()
         self._urgent, self._other = _Queue(), _Queue()
         self._everything = False
@@ -134,11 +137,13 @@ class Dirty:
         """Wake the reader for good."""
         with self._condition:
             self._closed = True
+            self.calm.set()
             self._condition.notify_all()
 
     def wait(self, timeout: float) -> None:
         """Wait for any news, for at most `timeout` seconds, and take nothing."""
         with self._condition:
+            self.calm.set()
             if not self._closed:
                 self._condition.wait(timeout)
 
@@ -146,6 +151,7 @@ class Dirty:
         """Wait so long, whatever the news: only `close` ends it sooner."""
         deadline = time.monotonic() + seconds
         with self._condition:
+            self.calm.set()
             while not self._closed and (left := deadline - time.monotonic()) > 0:
                 self._condition.wait(left)
 
@@ -163,7 +169,10 @@ class Dirty:
                     self._other.move(batch, limit)
                     self._urgent.move(batch, limit)
                     everything, self._everything, self._woken = self._everything, False, False
+                    if batch or everything:
+                        self.calm.clear()
                     return batch, everything
+                self.calm.set()
                 wake = min(deadline, self._later[0][0]) if self._later else deadline
                 self._condition.wait(max(0.0, wake - now))
 

@@ -46,6 +46,8 @@ class Notes:
         """Those of VMs that have any."""
         self.watched: Map[VmKey, frozenset[str]] = Map()
         """VM in migration -> its ports."""
+        self.watched_ports: Map[str, VmKey] = Map()
+        """Each of those ports -> its VM."""
         self._waiting: defaultdict[str, set[VmKey]] = defaultdict(set)
         """What would have to become free (Problem.waits_for) -> the VMs that wait for it."""
 
@@ -64,8 +66,8 @@ class Notes:
         self.seen = self.seen.set(facts.key, seen)
         return seen
 
-    def settle(self, result: Result, facts: Facts, problems: tuple[Problem, ...], gone: bool) -> tuple[Seen, Seen]:
-        """Remember what came of the look: (as it was before, as it is now). `gone`: nothing is left of the VM."""
+    def settle(self, result: Result, facts: Facts, problems: tuple[Problem, ...], gone: bool) -> Seen:
+        """Remember what came of the look; the VM as it was before. `gone`: nothing is left of it."""
         key = result.key
         before = self.seen[key]
         for problem in before.problems:
@@ -79,8 +81,19 @@ class Notes:
         now = replace(before, facts=facts, problems=problems, watched=watched(before.where, result))
         self.seen = self.seen.delete(key) if gone else self.seen.set(key, now)
         self.problems = _put(self.problems, key, problems if not gone else ())
-        self.watched = _put(self.watched, key, now.watched if not gone else frozenset())
-        return before, now
+        self._watch(key, now.watched if not gone else frozenset())
+        return before
+
+    def _watch(self, key: VmKey, ports: frozenset[str]) -> None:
+        before = self.watched.get(key, frozenset())
+        if before == ports:
+            return
+        self.watched = _put(self.watched, key, ports)
+        for port in before - ports:
+            if self.watched_ports.get(port) == key:
+                self.watched_ports = self.watched_ports.delete(port)
+        for port in ports - before:
+            self.watched_ports = self.watched_ports.set(port, key)
 
     def set_aside(self, key: VmKey, problem: Problem) -> None:
         """The agent's own error on this VM: its rows are as they were."""

@@ -19,7 +19,7 @@ from ovnagent.config.file import Config
 from ovnagent.consequences import REFUSED_RETRY_SECONDS, Consequences
 from ovnagent.core.books import NO_BOOKS, Books
 from ovnagent.core.deletion import APPROVAL, NO_BRAKE, Brake
-from ovnagent.core.placement import Situation, Whereabouts, locate
+from ovnagent.core.placement import Binding, Situation, Whereabouts, locate
 from ovnagent.core.plan import FAILED_SECONDS, Case, Result, plan
 from ovnagent.core.ports import PresentPort
 from ovnagent.core.problems import INTERNAL_ERROR, Problem
@@ -327,8 +327,10 @@ class Reconciler:
             LOG.exception("facts that say nothing of where a VM is", extra={"vm": facts.key})
             where = Whereabouts(Situation.UNCLEAR)
         seen = self.notes.look(facts, where, now)
-        watched = seen.watched if sb.complete else ()
-        bindings = {name: binding for name in watched if (binding := sb.bindings.get(name))}
+        bindings: dict[str, Binding] = {}
+        if sb.complete and sb.bindings:
+            names = {*seen.watched, *(row.port.name for row in present)}
+            bindings = {name: binding for name in names if (binding := sb.bindings.get(name))}
         unsure = self._kube.store.unsure(facts)
         return Case(facts, where, now - seen.since, present, bindings, unsure)
 
@@ -413,7 +415,7 @@ class Reconciler:
                     self._consequences.draw(result, case, changed, error, drift, news, written.done, first)
                 except Exception as failure:
                     self._set_aside(result.key, failure)
-        self._southbound.watch({name for names in self.notes.watched.values() for name in names})
+        self._southbound.watch(self.notes.watched_ports)
         self._northbound.watch_names(self.notes.names_waited_for())
 
     def _not_committed(self, error: NotCommittedError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 from collections import OrderedDict
 from datetime import UTC, datetime
@@ -25,7 +26,8 @@ class Timelines:
     def __init__(self) -> None:
         self._open: dict[VmKey, Timeline] = {}
         self._over: OrderedDict[tuple[VmKey, str], Timeline] = OrderedDict()
-        self._shown: tuple[Timeline, ...] = ()
+        self._lock = threading.Lock()
+        """Of the two maps, while they change or are shown."""
         self._leads = ""
 
     def lead(self) -> None:
@@ -37,9 +39,12 @@ class Timelines:
         key = result.key
         before = self._open.get(key)
         timeline = observe(before, case, result, news, done, first)
-        if timeline is before:
+        if timeline is None or timeline is before:
             return timeline
-        if timeline is not None and timeline.over:
+        with self._lock:
+            if not timeline.over:
+                self._open[key] = timeline
+                return timeline
             self._open.pop(key, None)
             self._over[key, timeline.uid] = timeline
             while len(self._over) > KEPT:
@@ -47,14 +52,13 @@ class Timelines:
             following = observe(None, case, result, news, done, first)
             if following is not None and following.uid != timeline.uid:  # the next one has begun already
                 self._open[key] = following
-        elif timeline is not None:
-            self._open[key] = timeline
-        self._shown = (*self._over.values(), *self._open.values())
         return timeline
 
     def document(self) -> bytes:
         """All of them as JSON, the oldest first."""
-        found = sorted(self._shown, key=lambda each: each.began)
+        with self._lock:
+            shown = [*self._over.values(), *self._open.values()]
+        found = sorted(shown, key=lambda each: each.began)
         agent = os.environ.get("POD_NAME") or f"{platform.node()}/{os.getpid()}"
         return orjson.dumps({"agent": agent, "leads_since": self._leads, "migrations": [_plain(each) for each in found]})
 

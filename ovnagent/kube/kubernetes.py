@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from ovnagent.kube.kinds import KINDS
 from ovnagent.kube.records import Records
 from ovnagent.kube.store import Changed, Labels, Store
 from ovnagent.kube.watch import Watcher
-from ovnagent.kube.writer import Writer
+from ovnagent.kube.writer import ALWAYS, Writer
 from ovnagent.process import memory
 from ovnagent.process.supervision import Loop, Supervisor
 
@@ -48,16 +49,17 @@ class Kubernetes:
         supervisor: Supervisor,
         counters: Counters = Counters(),
         tell: bool = True,
+        calm: threading.Event = ALWAYS,
     ) -> None:
-        """`tell`: say in Events which objects cannot be read."""
+        """`tell`: say in Events which objects cannot be read; `calm`: set while no VM is looked at."""
         client = Client(config)
         self.store = Store(changed)
-        self.record_writer = Writer(
-            "records", RECORD_WORKERS, RECORDS_PER_SECOND, supervisor, lambda why: counters.write_dropped("records", why)
-        )
-        self.event_writer = Writer(
-            "events", EVENT_WORKERS, EVENTS_PER_SECOND, supervisor, lambda why: counters.write_dropped("events", why)
-        )
+
+        def writer(name: str, workers: int, per_second: float) -> Writer:
+            return Writer(name, workers, per_second, supervisor, lambda why: counters.write_dropped(name, why), calm)
+
+        self.record_writer = writer("records", RECORD_WORKERS, RECORDS_PER_SECOND)
+        self.event_writer = writer("events", EVENT_WORKERS, EVENTS_PER_SECOND)
         self.records = Records(client, self.record_writer, lambda keys: changed(keys, False))
         self.events = Events(client, self.event_writer, counters.event_suppressed)
         self._everything = everything

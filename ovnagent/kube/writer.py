@@ -25,6 +25,10 @@ ATTEMPTS = 8
 WRITE_SECONDS = 300.0
 """One attempt, with all that the client waits for in it."""
 IDLE_SECONDS = 5.0
+GIVE_WAY_SECONDS = 0.5
+"""For how long at most a write waits while something more urgent is going on: they would take turns with one interpreter."""
+ALWAYS = threading.Event()
+ALWAYS.set()
 SAY_SECONDS = 30.0
 """Of writes given up for the same reason only one in so many seconds is logged; all are counted."""
 
@@ -42,13 +46,25 @@ class Writer:
     the API server's answer let it be given up."""
 
     def __init__(
-        self, name: str, workers: int, per_second: float, supervisor: Supervisor, on_dropped: Callable[[str], None]
+        self,
+        name: str,
+        workers: int,
+        per_second: float,
+        supervisor: Supervisor,
+        on_dropped: Callable[[str], None],
+        calm: threading.Event = ALWAYS,
     ) -> None:
+        """`calm`: set while nothing more urgent is going on in this process."""
         self.name = name
+        self._calm = calm
         self._on_dropped = on_dropped
         self._pause = 1 / per_second
         self._share = max(1, workers // 2)
-        self._condition = threading.Condition()
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)
+        """Of workers that wait for something to write."""
+        self._written = threading.Condition(lock)
+        """Of those who wait until all is written."""
         self._queue: OrderedDict[str, OrderedDict[Hashable, _Write]] = OrderedDict()
         """By namespace, in turns."""
         self._size = 0
@@ -108,7 +124,7 @@ class Writer:
         deadline = time.monotonic() + seconds
         with self._condition:
             while (self._size or self._busy) and time.monotonic() < deadline:
-                self._condition.wait(max(0.0, deadline - time.monotonic()))
+                self._written.wait(max(0.0, deadline - time.monotonic()))
             return not (self._size or self._busy)
 
     def _step(self, loop: Loop) -> None:
@@ -129,6 +145,8 @@ class Writer:
         try:
             if pause > 0:
                 loop.pause(pause)
+            loop.beat(GIVE_WAY_SECONDS + PATIENCE_SECONDS)
+            self._calm.wait(GIVE_WAY_SECONDS)
             self._write(write, loop)
         finally:
             with self._condition:
@@ -136,7 +154,8 @@ class Writer:
                 self._working[namespace] -= 1
                 if not self._working[namespace]:
                     del self._working[namespace]
-                self._condition.notify_all()
+                # What may be written now and could not be before, this worker takes itself: it wakes no other.
+                self._written.notify_all()
 
     def _take(self) -> tuple[str, Hashable, _Write] | None:
         """The oldest write of the namespace whose turn it is, of a key of which none is under way: two writes of one object

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -28,14 +28,16 @@ class SouthboundReplica(Replica):
         remote: str,
         helper: Any,
         leader_only: bool,
-        bindings_changed: Callable[[set[str]], None],
+        bindings_changed: Callable[[set[str], bool], None],
         chassis_changed: Callable[[], None],
     ) -> None:
         self.snapshot = SouthboundSnapshot()
         self._bindings: Map[str, Binding] = Map()
         self._bindings_changed = bindings_changed
         self._chassis_changed = chassis_changed
-        self._dirty: set[str] = set()
+        self._moved: set[str] = set()
+        self._found: set[str] = set()
+        """Ports whose binding has changed, and is known for the first time, since `bindings_changed` was told."""
         self._chassis_dirty = True
         self.asked_for_all = False
         super().__init__(remote, helper, leader_only)
@@ -45,13 +47,13 @@ class SouthboundReplica(Replica):
         self.asked_for_all = True
         self.cond_change("Port_Binding", [True])
 
-    def watch(self, ports: frozenset[str]) -> None:
+    def watch(self, ports: Collection[str]) -> None:
         """Ask for the Port_Binding of these ports, and of no others."""
         self.cond_change("Port_Binding", [["logical_port", "==", port] for port in sorted(ports)])
 
     def cleared(self) -> None:
         self._withdraw()
-        self._dirty |= set(self._bindings)
+        self._moved |= set(self._bindings)
         self._bindings = Map()
         self._chassis_dirty = True
 
@@ -65,7 +67,7 @@ class SouthboundReplica(Replica):
         elif event == ovs_idl.ROW_DELETE:
             if row.logical_port in self._bindings:
                 self._bindings = self._bindings.delete(row.logical_port)
-                self._dirty.add(row.logical_port)
+                self._moved.add(row.logical_port)
         else:
             self._set_binding(row)
 
@@ -77,9 +79,10 @@ class SouthboundReplica(Replica):
             activated=tuple(name for name in activated.split(",") if name),
             up=row.up == [True],
         )
-        if self._bindings.get(row.logical_port) != binding:
+        before = self._bindings.get(row.logical_port)
+        if before != binding:
             self._bindings = self._bindings.set(row.logical_port, binding)
-            self._dirty.add(row.logical_port)
+            (self._moved if before is not None else self._found).add(row.logical_port)
 
     def updated(self) -> None:
         if not self.monitoring:
@@ -92,14 +95,17 @@ class SouthboundReplica(Replica):
             # A binding that came before its chassis did names none.
             for row in self.tables["Port_Binding"].rows.values():
                 self._set_binding(row)
-        dirty, self._dirty, self._chassis_dirty = self._dirty, set(), False
-        if chassis or dirty:
+        moved, found = self._moved, self._found - self._moved
+        self._moved, self._found, self._chassis_dirty = set(), set(), False
+        if chassis or moved or found:
             by_hostname = self._by_hostname() if chassis else self.snapshot.chassis_by_hostname
             self.snapshot = SouthboundSnapshot(True, True, by_hostname, self._bindings)
         if chassis:
             self._chassis_changed()
-        if dirty:
-            self._bindings_changed(dirty)
+        if moved:
+            self._bindings_changed(moved, True)
+        if found:
+            self._bindings_changed(found, False)
 
     def _by_hostname(self) -> Map[str, tuple[str, ...]]:
         table: dict[str, list[str]] = {}
@@ -114,15 +120,16 @@ class Southbound:
     def __init__(
         self,
         endpoints: str,
-        bindings_changed: Callable[[set[str]], None],
+        bindings_changed: Callable[[set[str], bool], None],
         chassis_changed: Callable[[], None],
         tls: Tls | None = None,
     ) -> None:
-        """`bindings_changed(port names)` and `chassis_changed()` are called from the connection's thread."""
+        """`bindings_changed(port names, moved)` and `chassis_changed()` are called from the connection's thread. `moved`: the
+        bindings were known before, and are others now."""
         self._listeners = (bindings_changed, chassis_changed)
         # Any member of a cluster will do: nothing is written here.
         self.connection = Connection("OVN_Southbound", endpoints, COLUMNS, self._make, False, tls)
-        self._watched: frozenset[str] = frozenset()
+        self._watched: Collection[str] = ()
         self._watches_all = False
 
     def _make(self, remote: str, helper: Any, leader_only: bool) -> SouthboundReplica:
@@ -144,12 +151,12 @@ class Southbound:
         """What is known now."""
         return self._replica.snapshot if self._replica is not None else SouthboundSnapshot()
 
-    def watch(self, ports: set[str]) -> None:
-        """Watch the Port_Binding of these ports, and of no others."""
+    def watch(self, ports: Collection[str]) -> None:
+        """Watch the Port_Binding of these ports, and of no others. `ports` never changes: a change makes a new one."""
         replica = self._replica
-        if replica is not None and ports != self._watched:
-            watched = self._watched = frozenset(ports)
-            self.connection.request(lambda: replica.watch(watched))
+        if replica is not None and ports is not self._watched:
+            self._watched = ports
+            self.connection.request(lambda: replica.watch(ports))
 
     def watch_all(self) -> bool:
         """Watch all of them (for people who look at everything); whether all are there."""

@@ -45,7 +45,7 @@ def eye(tmp_path: Path) -> Iterator[Eye]:
             sb.sbctl("chassis-add", f"chassis{number}", "geneve", f"10.99.0.1{number}")
             sb.sbctl("set", "Chassis", f"chassis{number}", f"hostname=node{number}")
         found = Eye(sb, None)  # type: ignore[arg-type]
-        found.southbound = Southbound(sb.remote, lambda ports: found.bindings.update(ports), found.chassis_changed)
+        found.southbound = Southbound(sb.remote, lambda ports, _moved: found.bindings.update(ports), found.chassis_changed)
         found.southbound.start()
         wait_for(lambda: found.now.complete, SECONDS, "the copy of SB")
         yield found
