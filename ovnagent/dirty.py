@@ -81,6 +81,11 @@ class Dirty:
         with self._condition:
             return self._urgent.size + self._other.size
 
+    @property
+    def hurried(self) -> bool:
+        """Urgent keys wait, for somebody who will take them."""
+        return self._urgent.size > 0 and not self._closed
+
     def add(self, keys: Iterable[VmKey], urgent: bool = False, since: float | None = None) -> None:
         """Look at these again as soon as possible. `since`: monotonic seconds, now by default."""
         now = time.monotonic() if since is None else since

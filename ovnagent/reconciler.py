@@ -146,6 +146,7 @@ class Reconciler:
 
     def turn(self) -> None:
         """Once: take what is dirty, and carry it out. Returns after IDLE_SECONDS at the latest where nothing is."""
+        self._tell()
         if not self._may_write():
             self._standby.look(self._next, self._sure)
             memory.walk(nobody_waits=True)
@@ -157,6 +158,7 @@ class Reconciler:
             self._begin_anew()
         batch, everything = self._dirty.take(IDLE_SECONDS)
         if self._stopping:
+            self._tell()
             return
         nb, now, brake = self._northbound.snapshot, time.monotonic(), self.status.brake
         if everything or not self.status.in_sync:
@@ -408,15 +410,19 @@ class Reconciler:
     def _follow(self, written: _Written, batch: Mapping[VmKey, float], drifted: set[VmKey]) -> None:
         """What follows from what was written, or refused."""
         first = not self.status.in_sync
-        with together():
-            for result, case, changed, error in written.vms:
-                try:
-                    drift, news = result.key in drifted, batch[result.key]
-                    self._consequences.draw(result, case, changed, error, drift, news, written.done, first)
-                except Exception as failure:
-                    self._set_aside(result.key, failure)
+        for result, case, changed, error in written.vms:
+            try:
+                drift, news = result.key in drifted, batch[result.key]
+                self._consequences.draw(result, case, changed, error, drift, news, written.done, first)
+            except Exception as failure:
+                self._set_aside(result.key, failure)
+        self._tell()
         self._southbound.watch(self.notes.watched_ports)
         self._northbound.watch_names(self.notes.names_waited_for())
+
+    def _tell(self) -> None:
+        with together():
+            self._consequences.tell(self._set_aside)
 
     def _not_committed(self, error: NotCommittedError) -> None:
         first, longest = RETRY_SECONDS

@@ -14,13 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from ovnagent.kube.client import ApiError, Client
-from ovnagent.kube.writer import Writer
+from ovnagent.kube.writer import Write, Writer
 
 REPEAT_SECONDS = 300.0
 """The same warning about the same object is said again after so long, if it still holds."""
@@ -45,6 +45,20 @@ class ObjectRef:
     @property
     def api_version(self) -> str:
         return API_VERSIONS.get(self.kind, "kubevirt.io/v1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Event(Write):
+    events: Events
+    ref: ObjectRef
+    name: str
+    type: str
+    reason: str
+    message: str
+    stamp: str
+
+    def carry_out(self) -> None:
+        self.events.write(self)
 
 
 class Events:
@@ -81,9 +95,7 @@ class Events:
         if why:
             self._on_suppressed(why)
             return
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        # Thousands may wait: a partial holds a third of what a closure does.
-        self._writer.put(ref.namespace, name, partial(self._write, ref, name, type_, reason, message, stamp))
+        self._writer.put(ref.namespace, name, _Event(self, ref, name, type_, reason, message, _stamp(int(time.time()))))
 
     def _against(self, about: str, repeated: str, now: float) -> str:
         """Why something is not said now; empty if it is."""
@@ -104,7 +116,9 @@ class Events:
             self._budgets.popitem(last=False)
         return ""
 
-    def _write(self, ref: ObjectRef, name: str, type_: str, reason: str, message: str, stamp: str) -> None:
+    def write(self, told: _Event) -> None:
+        """Now. Raises what Client.request raises."""
+        ref, name, stamp = told.ref, told.name, told.stamp
         namespace = ref.namespace or "default"  # where the API server wants those of objects without one
         path = f"/api/v1/namespaces/{namespace}/events"
         event: Mapping[str, Any] = {
@@ -118,9 +132,9 @@ class Events:
                 "name": ref.name,
                 "uid": ref.uid,
             },
-            "type": type_,
-            "reason": reason,
-            "message": message,
+            "type": told.type,
+            "reason": told.reason,
+            "message": told.message,
             "source": {"component": self._component},
             "reportingComponent": self._component,
             "reportingInstance": self._component,
@@ -143,6 +157,12 @@ class Events:
         answer = self._client.request("PATCH", path, patch, content_type="application/merge-patch+json")
         patch["count"] = _count(answer) + 1
         self._client.request("PATCH", path, patch, content_type="application/merge-patch+json")
+
+
+@lru_cache(8)
+def _stamp(second: int) -> str:
+    """A text for all that is told within one second: thousands may wait."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _count(answer: bytes | bytearray) -> int:

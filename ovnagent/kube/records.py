@@ -6,12 +6,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
 from ovnagent.kube.client import ApiError, Client
 from ovnagent.kube.events import ObjectRef
-from ovnagent.kube.writer import Writer
+from ovnagent.kube.writer import Write, Writer
 
 PLURALS = {"VirtualMachine": "virtualmachines", "VirtualMachineInstance": "virtualmachineinstances"}
 SHOWN_SECONDS = 15.0
@@ -20,11 +19,22 @@ AGAIN_SECONDS = 300.0
 """When a text is tried again that was given up: an API server that has just started says 403 until it knows its rules."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+@dataclass(slots=True)
+class _Sent(Write):
+    """A text on its way to an object's annotation."""
+
+    records: Records
+    ref: ObjectRef
     text: str
-    until: float
-    """Monotonic seconds; infinite until it is written."""
+    until: float = float("inf")
+    """By when the watch should show it, or it should be tried again: monotonic seconds; infinite until it is written."""
+
+    def carry_out(self) -> None:
+        self.records.write(self.ref, self.text)
+        self.until = time.monotonic() + SHOWN_SECONDS
+
+    def given_up(self) -> None:
+        self.until = time.monotonic() + AGAIN_SECONDS
 
 
 class Records:
@@ -48,10 +58,8 @@ class Records:
                 return
             if sent is not None and sent.text == text:
                 return
-            self._sent[ref] = _Sent(text, float("inf"))
-        key = (ref.kind, ref.name)
-        given_up = partial(self._until, ref, text, AGAIN_SECONDS)
-        self._writer.put(ref.namespace, key, partial(self._write, ref, text), given_up)
+            sent = self._sent[ref] = _Sent(self, ref, text)
+        self._writer.put(ref.namespace, ref, sent)
 
     def tidy(self) -> None:
         """Look again at the VMs on which a text should be by now. To be called every second or so."""
@@ -63,7 +71,8 @@ class Records:
         if late:
             self._look_again({VmKey(ref.namespace, ref.name) for ref in late})
 
-    def _write(self, ref: ObjectRef, text: str) -> None:
+    def write(self, ref: ObjectRef, text: str) -> None:
+        """Now. Raises what Client.request raises."""
         path = f"/apis/kubevirt.io/v1/namespaces/{ref.namespace}/{PLURALS[ref.kind]}/{ref.name}?fieldManager=ovnagent"
         patch = {"metadata": {"uid": ref.uid, "annotations": {RECORD_ANNOTATION: text}}}
         try:
@@ -72,11 +81,3 @@ class Records:
             # Gone, or deleted and created again under its name: the new object's own turn will come.
             if error.status not in (404, 422) and not (error.status == 409 and "uid" in str(error).lower()):
                 raise
-        self._until(ref, text, SHOWN_SECONDS)
-
-    def _until(self, ref: ObjectRef, text: str, seconds: float) -> None:
-        """Remember for so long that this was sent, if nothing else was meanwhile."""
-        with self._lock:
-            sent = self._sent.get(ref)
-            if sent is not None and sent.text == text:
-                self._sent[ref] = _Sent(text, time.monotonic() + seconds)

@@ -10,7 +10,6 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 
 import tenacity
 
@@ -33,10 +32,17 @@ SAY_SECONDS = 30.0
 """Of writes given up for the same reason only one in so many seconds is logged; all are counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
-    carry_out: Callable[[], None]
-    given_up: Callable[[], None]
+class Write:
+    """One that waits; there may be tens of thousands."""
+
+    __slots__ = ()
+
+    def carry_out(self) -> None:
+        """Write it. Raises what Client.request raises."""
+        raise NotImplementedError
+
+    def given_up(self) -> None:
+        """It has come to nothing."""
 
 
 class Writer:
@@ -65,7 +71,7 @@ class Writer:
         """Of workers that wait for something to write."""
         self._written = threading.Condition(lock)
         """Of those who wait until all is written."""
-        self._queue: OrderedDict[str, OrderedDict[Hashable, _Write]] = OrderedDict()
+        self._queue: OrderedDict[str, OrderedDict[Hashable, Write]] = OrderedDict()
         """By namespace, in turns."""
         self._size = 0
         self._busy: set[tuple[str, Hashable]] = set()
@@ -91,15 +97,12 @@ class Writer:
         with self._condition:
             return self._size + len(self._busy)
 
-    def put(
-        self, namespace: str, key: Hashable, carry_out: Callable[[], None], given_up: Callable[[], None] = lambda: None
-    ) -> None:
-        """`given_up`: called if it comes to nothing."""
+    def put(self, namespace: str, key: Hashable, write: Write) -> None:
         dropped = None
         with self._condition:
             writes = self._queue.setdefault(namespace, OrderedDict())
             self._size += key not in writes
-            writes[key] = _Write(carry_out, given_up)
+            writes[key] = write
             if self._size > CAPACITY:
                 most = max(self._queue.values(), key=len)
                 _, dropped = most.popitem(last=False)
@@ -157,7 +160,7 @@ class Writer:
                 # What may be written now and could not be before, this worker takes itself: it wakes no other.
                 self._written.notify_all()
 
-    def _take(self) -> tuple[str, Hashable, _Write] | None:
+    def _take(self) -> tuple[str, Hashable, Write] | None:
         """The oldest write of the namespace whose turn it is, of a key of which none is under way: two writes of one object
         never overtake each other."""
         for namespace, writes in self._queue.items():
@@ -173,7 +176,7 @@ class Writer:
                 return namespace, key, write
         return None
 
-    def _write(self, write: _Write, loop: Loop) -> None:
+    def _write(self, write: Write, loop: Loop) -> None:
         def attempt() -> None:
             loop.beat(WRITE_SECONDS)
             write.carry_out()
@@ -190,7 +193,7 @@ class Writer:
         except Exception as error:
             self._drop(write, reason(error), f"{error!r}" if reason(error) == "fault" else str(error))
 
-    def _drop(self, write: _Write, why: str, text: str) -> None:
+    def _drop(self, write: Write, why: str, text: str) -> None:
         self._on_dropped(why)
         now = time.monotonic()
         if now - self._said.get(why, -SAY_SECONDS) >= SAY_SECONDS:

@@ -124,8 +124,8 @@ class Southbound:
         chassis_changed: Callable[[], None],
         tls: Tls | None = None,
     ) -> None:
-        """`bindings_changed(port names, moved)` and `chassis_changed()` are called from the connection's thread. `moved`: the
-        bindings were known before, and are others now."""
+        """`bindings_changed(port names, moved)` and `chassis_changed()` are called from the connection's thread. `moved`:
+        the bindings were known before, and are others now."""
         self._listeners = (bindings_changed, chassis_changed)
         # Any member of a cluster will do: nothing is written here.
         self.connection = Connection("OVN_Southbound", endpoints, COLUMNS, self._make, False, tls)

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,19 @@ from ovnagent.kube import events, records, writer
 from ovnagent.kube.client import Client, KubeConfig
 from ovnagent.kube.events import Events, ObjectRef
 from ovnagent.kube.records import Records
-from ovnagent.kube.writer import Writer
+from ovnagent.kube.writer import Write, Writer
 from ovnagent.process.supervision import Supervisor
 from tests.api_server import Answer, ApiServer
 
 VM = ObjectRef("VirtualMachine", "default", "vm", "uid-vm")
+
+
+@dataclass
+class Call(Write):
+    """A write that does this, and that if it is given up."""
+
+    carry_out: Callable[[], None]  # type: ignore[assignment]
+    given_up: Callable[[], None] = lambda: None  # type: ignore[assignment]
 
 
 def wait_at_most(probe: Callable[[], object], seconds: float) -> bool:
@@ -73,9 +82,9 @@ def test_a_write_that_raises_anything_ends_no_worker_and_blocks_no_key(desk: Des
         raise RecursionError("deep")
 
     for _ in range(8):
-        desk.writer.put("ns", "key", broken, lambda: given_up.append("key"))
+        desk.writer.put("ns", "key", Call(broken, lambda: given_up.append("key")))
         desk.settle()
-    desk.writer.put("ns", "key", lambda: done.append("key"))
+    desk.writer.put("ns", "key", Call(lambda: done.append("key")))
     desk.settle()
     assert (done, given_up, desk.dropped) == (["key"], ["key"] * 8, ["fault"] * 8)
 
@@ -89,11 +98,11 @@ def test_namespaces_take_turns_and_none_has_all_workers(desk: Desk) -> None:
         free.wait(20)
 
     for number in range(1000):
-        desk.writer.put("busy", number, wait)
+        desk.writer.put("busy", number, Call(wait))
     assert busy.acquire(timeout=10)
     assert busy.acquire(timeout=10), "half of the workers are on it, and hang"
     for number in range(5):
-        desk.writer.put("quiet", number, lambda: order.append("quiet"))
+        desk.writer.put("quiet", number, Call(lambda: order.append("quiet")))
     wait_for(lambda: len(order) == 5, 10, "the other namespace's are written meanwhile")
     free.set()
     desk.settle()
@@ -104,8 +113,8 @@ def test_a_flood_delays_the_next_namespace_by_its_share(desk: Desk) -> None:
     desk.writer.stop()
     slow = Writer("events", 1, 10_000, desk.supervisor, desk.dropped.append)
     for number in range(1000):
-        slow.put("busy", number, lambda: order.append("busy"))
-    slow.put("quiet", 0, lambda: order.append("quiet"))
+        slow.put("busy", number, Call(lambda: order.append("busy")))
+    slow.put("quiet", 0, Call(lambda: order.append("quiet")))
     slow.start()
     assert slow.flush(20)
     slow.stop()
@@ -116,9 +125,9 @@ def test_a_full_queue_drops_the_oldest_of_who_fills_it(desk: Desk, monkeypatch: 
     monkeypatch.setattr(writer, "CAPACITY", 10)
     idle = Writer("records", 1, 10_000, desk.supervisor, desk.dropped.append)
     done: list[object] = []
-    idle.put("quiet", "first", lambda: done.append("first"))
+    idle.put("quiet", "first", Call(lambda: done.append("first")))
     for number in range(20):
-        idle.put("busy", number, lambda number=number: done.append(number))  # type: ignore[misc]
+        idle.put("busy", number, Call(lambda number=number: done.append(number)))  # type: ignore[misc]
     idle.start()
     assert idle.flush(10)
     idle.stop()
@@ -130,19 +139,19 @@ def test_a_full_queue_drops_the_oldest_of_who_fills_it(desk: Desk, monkeypatch: 
 def test_what_is_held_waits_for_its_release_or_the_end_of_its_time(desk: Desk) -> None:
     done: list[str] = []
     desk.writer.hold(60)
-    desk.writer.put("default", "a", lambda: done.append("a"))
+    desk.writer.put("default", "a", Call(lambda: done.append("a")))
     assert not wait_at_most(lambda: done, 0.3)
     desk.writer.release()
     wait_for(lambda: done == ["a"], 5, "it is written")
     desk.writer.hold(0.2)
-    desk.writer.put("default", "b", lambda: done.append("b"))
+    desk.writer.put("default", "b", Call(lambda: done.append("b")))
     wait_for(lambda: done == ["a", "b"], 5, "nobody released it, and its time is over")
 
 
 def test_an_agent_that_ends_writes_what_was_held(desk: Desk) -> None:
     done: list[str] = []
     desk.writer.hold(60)
-    desk.writer.put("default", "a", lambda: done.append("a"))
+    desk.writer.put("default", "a", Call(lambda: done.append("a")))
     desk.settle()
     assert done == ["a"]
 
@@ -156,10 +165,10 @@ def test_only_the_newest_of_one_key_is_written(desk: Desk) -> None:
         free.wait(20)
         done.append(0)
 
-    desk.writer.put("ns", "key", first)
+    desk.writer.put("ns", "key", Call(first))
     assert busy.wait(5), "the first is under way"
     for number in range(1, 4):
-        desk.writer.put("ns", "key", lambda number=number: done.append(number))  # type: ignore[misc]
+        desk.writer.put("ns", "key", Call(lambda number=number: done.append(number)))  # type: ignore[misc]
     free.set()
     desk.settle()
     assert done == [0, 3]
@@ -175,7 +184,7 @@ def test_what_the_server_refuses_for_good_is_given_up_and_counted(
     desk.server.writes = [answer]
     client = Client(KubeConfig(desk.server.kubeconfig))
     for number in range(50):
-        desk.writer.put("ns", number, lambda: client.request("PATCH", "/x", {}))
+        desk.writer.put("ns", number, Call(lambda: client.request("PATCH", "/x", {})))
     desk.settle()
     assert desk.dropped == [why] * 50
     assert len([record for record in caplog.records if record.message == "write given up"]) == 1, "said once"
