@@ -26,7 +26,7 @@ from ovnagent import dirty, reconciler
 from ovnagent.agent import Agent
 from ovnagent.config import file
 from ovnagent.core.vm import VmKey
-from ovnagent.kube import events, records, watch
+from ovnagent.kube import events, records, watch, writer
 from ovnagent.kube.watch import Watcher
 from ovnagent.ovn import replica
 from ovnagent.ovn.connection import Connection
@@ -110,7 +110,7 @@ class Driver:
         self.starts += 1
         agent = self.agent = Agent(file.load(self.path), self.path)
         for each in (agent.kube.record_writer, agent.kube.event_writer):
-            each._pause = 0.0
+            each._pause, each._calm = 0.0, writer.ALWAYS
         transact = agent.northbound.writer.transact
         self.asked = []
 

@@ -221,7 +221,10 @@ class Invariants:
             return  # what was on record is somebody else's now, and the row is all that is left
         if before.ips != now.ips and not foreign & set(before.ips):
             gone, new = set(before.ips) - set(now.ips), set(now.ips) - set(before.ips)
-            if not any(self._asked(asked, gone, new) for asked, _ in self.cluster.asked[life]):
+            # A VMI without a VM is its namesake's until the agent hears that that VM is gone: it would adopt it.
+            vmi = machine.vmi
+            lives = {life, self.cluster.lives[vmi.uid]} if vmi is not None and not vmi.owner else {life}
+            if not any(self._asked(asked, gone, new) for each in lives for asked, _ in self.cluster.asked[each]):
                 raise ViolationError(f"{name} {interface} had {before.ips}, and now {now.ips}, for which nobody has asked")
         if before.mac != now.mac and before.mac not in foreign and now.mac not in self._macs(machine, life, interface):
             raise ViolationError(f"{name} {interface} had the MAC {before.mac}, and now {now.mac}, which nobody has")
