@@ -5,7 +5,8 @@
 Time runs from the moment at which another client's watch hears of the last fact that counts (so the API server's own lag
 is not the agent's), to the moment at which an independent client of the database hears of the row. Its floor is of the same
 run: from one row's raw transaction being sent to that client hearing of it, before anything else goes on, and then beside
-it, twenty times a second: what the machine makes of one row while its cores are full. (hack/bench/scale.py runs this, too.)
+it, twenty times a second: what the machine makes of one row while its cores are full. And how far apart two watches hear of
+the same: the API server serves each of them by turns, and the agent's is a third. (hack/bench/scale.py runs this, too.)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+import msgspec
 import orjson
 from urllib3.exceptions import HTTPError
 
@@ -40,35 +42,51 @@ FLOORS, FLOOR_SECONDS = 200, 0.05
 RATE, SECONDS = 200, 15
 
 
+class _Meta(msgspec.Struct):
+    name: str
+    namespace: str
+    resourceVersion: str  # noqa: N815
+    annotations: dict[str, str] = {}
+
+
+class _Object(msgspec.Struct):
+    metadata: _Meta
+
+
+class _Event(msgspec.Struct):
+    object: _Object
+
+
 class Heard:
     """When a watch of its own heard of an object: each time."""
 
-    def __init__(self, client: Client, root: str, plural: str) -> None:
+    def __init__(self, client: Client, path: str, version: str = "0") -> None:
+        """`version`: from there on; 0: of what there is, too."""
         self.last: dict[str, float] = {}
         self.asking: dict[tuple[str, str], float] = {}
         """(object, MAC) -> when it was first heard to ask for it."""
-        self._client, self._path = client, f"{root}/namespaces/{NAMESPACE}/{plural}?watch=true"
-        threading.Thread(target=self._read, daemon=True).start()
+        self._client, self._path = client, f"{path}?watch=true"
+        self._decoder = msgspec.json.Decoder(_Event)
+        threading.Thread(target=self._read, args=(version,), daemon=True).start()
 
-    def _read(self) -> None:
-        version = "0"
+    def _read(self, version: str) -> None:
         while True:  # the API server ends the watch of a client that it finds slow
             try:
                 for line in self._client.lines(f"{self._path}&resourceVersion={version}", 600):
                     version = self._note(line)
-            except KeyError:  # an ERROR: what it has seen last is too old
+            except msgspec.ValidationError:  # an ERROR: what it has seen last is too old
                 version = "0"
             except (HTTPError, ApiError):
                 time.sleep(0.1)
 
     def _note(self, line: bytes) -> str:
         now = time.monotonic()
-        meta = orjson.loads(line)["object"]["metadata"]
-        self.last[meta["name"]] = now
-        if mac := meta.get("annotations", {}).get("ovn.kubernetes.io/mac_address"):
-            self.asking.setdefault((meta["name"], mac), now)
-        version: str = meta["resourceVersion"]
-        return version
+        meta = self._decoder.decode(line).object.metadata
+        if meta.namespace == NAMESPACE:
+            self.last[meta.name] = now
+            if mac := meta.annotations.get("ovn.kubernetes.io/mac_address"):
+                self.asking.setdefault((meta.name, mac), now)
+        return meta.resourceVersion
 
 
 class Ports:
@@ -116,9 +134,15 @@ class Storm:
         """In ms."""
         self._rows = count()
         client = Client(KubeConfig(lab.kube.kubeconfig))
-        self.pods = Heard(client, "/api/v1", "pods")
-        self.vmis = Heard(client, "/apis/kubevirt.io/v1", "virtualmachineinstances")
-        self.migrations = Heard(client, "/apis/kubevirt.io/v1", "virtualmachineinstancemigrations")
+        here, kubevirt = f"namespaces/{NAMESPACE}", "/apis/kubevirt.io/v1"
+        self.pods = Heard(client, f"/api/v1/{here}/pods")
+        self.vmis = Heard(client, f"{kubevirt}/{here}/virtualmachineinstances")
+        self.migrations = Heard(client, f"{kubevirt}/{here}/virtualmachineinstancemigrations")
+        # As the agent's: of all namespaces.
+        self._others = [
+            Heard(client, path, orjson.loads(client.request("GET", f"{path}?limit=1"))["metadata"]["resourceVersion"])
+            for path in (f"{kubevirt}/virtualmachineinstances", "/api/v1/pods")
+        ]
         self.ports = Ports(lab)
         wait_for(lambda: len(self.vmis.last) == len(vms), 60, "all VMIs heard of")
 
@@ -190,6 +214,9 @@ class Storm:
             for (name, mac), heard in self.vmis.asking.items()
             if ((port := f"{name}.{NAMESPACE}"), mac) in self.ports.addresses
         ]
+        again = self._others[0].asking
+        apart = [abs(again[key] - heard) for key, heard in self.vmis.asking.items() if key in again]
+        self._note("watches of steady", "  two watches hear of one change, apart by", apart)
         overtaken = len(asked) - len(found)
         self._note("steady", f"{len(asked) / took:.0f} changes a second ({overtaken} overtaken)", found)
         wait_for(lambda: self.lab.agent.metric("ovnagent_records_pending") == 0, 300, "all records written")
@@ -209,6 +236,10 @@ class Storm:
         pods = [pod["metadata"]["name"] for _, pod in targets[1]]
         wait_for(lambda: all((name, 2) in self.ports.chassis for name in names), 60, "both chassis on all")
         wait_for(lambda: all(pod in self.pods.last for pod in pods), 60, "all targets heard of")
+        again = self._others[1].last
+        wait_for(lambda: all(pod in again for pod in pods), 60, "all targets heard of twice")
+        apart = [abs(again[pod] - self.pods.last[pod]) for pod in pods]
+        self._note("watches of listed", "  two watches hear of one target, apart by", apart)
         took = [self.ports.chassis[name, 2] - self.pods.last[pod] for name, pod in zip(names, pods, strict=True)]
         self._note("listed", f"{len(self.vms)} migrations bound at once: both listed", took)
         self._move(bindings, "chassis1", chassis=0, additional=1)
