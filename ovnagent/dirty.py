@@ -174,8 +174,7 @@ class Dirty:
                     self._other.move(batch, limit)
                     self._urgent.move(batch, limit)
                     everything, self._everything, self._woken = self._everything, False, False
-                    if batch or everything:
-                        self.calm.clear()
+                    (self.calm.clear if batch or everything else self.calm.set)()
                     return batch, everything
                 self.calm.set()
                 wake = min(deadline, self._later[0][0]) if self._later else deadline

@@ -43,7 +43,7 @@ LOG = logging.getLogger(__name__)
 
 IDLE_SECONDS = 1.0
 """How often the reconciler looks round when nothing happens (lock, staleness, metrics)."""
-CHUNK = 2000
+CHUNK = 1000
 """VMs in one transaction at most: 10,000 rows at once would hold up a migration that starts meanwhile."""
 RETRY_SECONDS = (0.05, 5.0)
 """First and longest pause after a transaction that could not be committed."""

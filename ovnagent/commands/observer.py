@@ -29,6 +29,7 @@ from ovnagent.ovn.nb_replica import Listeners
 from ovnagent.ovn.northbound import Northbound
 from ovnagent.ovn.snapshot import SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
+from ovnagent.process import memory
 from ovnagent.process.supervision import Supervisor
 
 STALE_SECONDS = 30.0
@@ -152,7 +153,7 @@ class Observer:
         while True:
             self._wait()
             generation = self._northbound.snapshot.generation
-            with slow("computing what should be"):
+            with slow("computing what should be"), memory.loading():
                 view = self._look()
             if not self._incomplete() and generation == self._northbound.snapshot.generation:
                 return view

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -151,3 +152,38 @@ def test_who_does_not_lead_keeps_no_keys() -> None:
     dirty.collapse()
     assert dirty.take(0) == ({}, True)
     assert dirty.take(0.05) == ({}, False)
+
+
+def test_it_is_calm_while_nobody_looks_at_anything() -> None:
+    dirty = Dirty()
+    assert dirty.calm.is_set(), "nothing has been taken yet"
+    dirty.add([A])
+    dirty.take(0)
+    assert not dirty.calm.is_set(), "what was taken is being looked at"
+    assert dirty.take(0) == ({}, False)
+    assert dirty.calm.is_set(), "it has been, and nothing else waits"
+    dirty.add_everything()
+    dirty.take(0)
+    assert not dirty.calm.is_set()
+
+
+@pytest.mark.parametrize("over", [lambda dirty: dirty.wait(0), lambda dirty: dirty.pause(0), lambda dirty: dirty.close()])
+def test_it_is_calm_once_the_reader_waits_for_something_else_or_ends(over: Callable[[Dirty], None]) -> None:
+    dirty = Dirty()
+    dirty.add([A])
+    dirty.take(0)
+    over(dirty)
+    assert dirty.calm.is_set()
+
+
+def test_it_is_hurried_while_something_urgent_waits_for_a_reader() -> None:
+    dirty = Dirty()
+    dirty.add([A])
+    assert not dirty.hurried
+    dirty.add([B], urgent=True)
+    assert dirty.hurried
+    dirty.take(0)
+    assert not dirty.hurried
+    dirty.add([B], urgent=True)
+    dirty.close()
+    assert not dirty.hurried, "nobody will take it"

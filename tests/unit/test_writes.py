@@ -148,6 +148,39 @@ def test_what_is_held_waits_for_its_release_or_the_end_of_its_time(desk: Desk) -
     wait_for(lambda: done == ["a", "b"], 5, "nobody released it, and its time is over")
 
 
+def test_what_is_written_gives_way_to_what_is_more_urgent_for_so_long_at_most(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, done = threading.Event(), list[str]()
+    polite = Writer("records", 2, 10_000, desk.supervisor, desk.dropped.append, calm)
+    polite.start()
+    monkeypatch.setattr(writer, "GIVE_WAY_SECONDS", 60)
+    polite.put("default", "a", Call(lambda: done.append("a")))
+    assert not wait_at_most(lambda: done, 0.3)
+    calm.set()
+    wait_for(lambda: done == ["a"], 5, "it is written")
+    calm.clear()
+    monkeypatch.setattr(writer, "GIVE_WAY_SECONDS", 0.2)
+    polite.put("default", "b", Call(lambda: done.append("b")))
+    wait_for(lambda: done == ["a", "b"], 5, "it has waited long enough")
+    polite.stop()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_no_write_is_left_though_no_worker_wakes_another(desk: Desk, workers: int) -> None:
+    """Many under few keys, of few namespaces: most of them may not be written when they come."""
+    done: list[int] = []
+    some = Writer("records", workers, 10_000, desk.supervisor, desk.dropped.append)
+    some.start()
+    for number in range(300):
+        some.put(f"ns{number % 3}", number % 7, Call(lambda number=number: done.append(number)))  # type: ignore[misc]
+        if number % 50 == 0:
+            assert some.flush(3), "well before an idle worker looks round by itself"
+    assert some.flush(3)
+    assert {number % 21 for number in done} == set(range(21)), "each key's newest"
+    some.stop()
+
+
 def test_an_agent_that_ends_writes_what_was_held(desk: Desk) -> None:
     done: list[str] = []
     desk.writer.hold(60)
