@@ -39,6 +39,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from hack.mutants.faults import planted
 from hack.mutants.operators import Mutant, mutants
+from hack.mutants.tests_of import TESTS, TESTS_OF
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "ovnagent" / "core"
@@ -48,18 +49,6 @@ SURVIVED, BROKEN = "survives", "not tried"
 QUIET = ("-q", "-s", "--tb=native", "--assert=plain", "-p", "no:cacheprovider")
 EXAMPLES = 5
 """Of a property, at most."""
-TESTS = (
-    *(f"tests/unit/test_{name}.py" for name in (
-        "attachments", "books", "claims", "commands", "deletion", "dhcp", "dhcp_options", "difference", "documents", "free",
-        "grants", "holding", "identity", "interfaces", "network_rules", "placement", "plan", "plan_edges", "plugging",
-        "reduce", "reduce_edges", "requests", "routers", "settle", "takeover", "timeline", "values", "vm", "why",
-    )),
-    "tests/scenarios/test_plugging.py",
-    "tests/scenarios/test_scenarios.py",
-    "tests/property/test_addresses.py",
-    "tests/property/test_tenants.py",
-)  # fmt: skip
-"""The tests of `make unit` that are about core/, but for those that need the recorded streams."""
 
 
 @dataclass
@@ -345,44 +334,6 @@ def _import_what_others_made() -> None:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     gc.freeze()
-
-
-TESTS_OF = {
-    "deletion.py": ("tests/unit/test_deletion.py",),
-    "dhcp.py": ("tests/unit/test_dhcp.py",),
-    "plan.py": (
-        "tests/unit/test_plan.py",
-        "tests/unit/test_plan_edges.py",
-        "tests/unit/test_identity.py",
-        "tests/unit/test_deletion.py",
-    ),
-    "ports.py": ("tests/unit/test_identity.py", "tests/unit/test_holding.py", "tests/unit/test_plan.py"),
-    "dhcp_options.py": ("tests/unit/test_dhcp_options.py", "tests/unit/test_values.py"),
-    "limits.py": ("tests/unit/test_values.py",),
-    "problems.py": (
-        "tests/unit/test_plan.py",
-        "tests/unit/test_plan_edges.py",
-        "tests/unit/test_network_rules.py",
-        "tests/unit/test_holding.py",
-        "tests/scenarios",
-    ),
-    "placement.py": ("tests/unit/test_placement.py", "tests/unit/test_commands.py", "tests/scenarios"),
-    "free.py": ("tests/unit/test_free.py",),
-    "vm.py": (
-        "tests/unit/test_vm.py",
-        "tests/unit/test_reduce.py",
-        "tests/unit/test_requests.py",
-        "tests/unit/test_identity.py",
-    ),
-    "requests.py": ("tests/unit/test_requests.py",),
-    "reduce.py": ("tests/unit/test_reduce.py", "tests/unit/test_reduce_edges.py", "tests/unit/test_vm.py"),
-    "values.py": ("tests/unit/test_values.py",),
-    "plugging.py": ("tests/unit/test_plugging.py", "tests/scenarios/test_plugging.py"),
-    "takeover.py": ("tests/unit/test_takeover.py",),
-    "timeline.py": ("tests/unit/test_timeline.py", "tests/unit/test_why.py"),
-    "networks.py": ("tests/unit/test_dhcp.py", "tests/unit/test_network_rules.py", "tests/unit/test_interfaces.py"),
-}
-"""Where a file's constants are pinned; else anywhere."""
 
 
 class _Few:
