@@ -18,26 +18,13 @@ from typing import Any
 
 import yaml
 
+from hack.lab import manifests
 from hack.lab.cluster import REPOSITORY, Cluster, Replicas
 from hack.lab.kubevirt import KubeVirt
 from hack.lab.process import wait_for
 from hack.lab.prometheus import Prometheus
 
 COMPONENT = REPOSITORY / "deploy" / "components" / "monitoring"
-VM = """
-apiVersion: kubevirt.io/v1
-kind: VirtualMachine
-metadata: {{name: {name}, namespace: default}}
-spec:
-  runStrategy: Always
-  template:
-    metadata: {{annotations: {{kubevirt.io/allow-pod-bridge-network-live-migration: "true"{more}}}}}
-    spec:
-      domain: {{devices: {{interfaces: [{{name: default, bridge: {{}}}}]}}, memory: {{guest: 64Mi}}}}
-      networks: [{{name: default, pod: {{}}}}]
----
-"""
-REFUSED = ', ovn.kubernetes.io/ip_address: "10.16.0.300"'
 VMS = 12
 COLUMNS, UNIT_WIDTH, UNIT_HEIGHT = 24, 0.62, 0.42
 """The dashboard's grid, and a cell's inches."""
@@ -50,10 +37,10 @@ def load(cluster: Cluster, agents: Replicas, kubevirt: KubeVirt, seconds: float)
     end = time.monotonic() + seconds
     names = [f"vm{number}" for number in range(VMS)]
     for name in names:
-        cluster.kube.apply(VM.format(name=name, more=""))
+        cluster.kube.apply(manifests.vm(name))
     for name in names:
         kubevirt.wait_running("default", name)
-    cluster.kube.apply(VM.format(name="refused", more=REFUSED))
+    cluster.kube.apply(manifests.vm("refused", ip_address="10.16.0.300"))
     turn = 0
     while time.monotonic() < end:
         moving = [names[(turn + offset) % VMS] for offset in range(3)]

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hack.lab import manifests
 from hack.lab.cluster import Cluster
 from hack.lab.ear import Ear, echo_request_to_guest
 from hack.lab.fake_guest import FakeGuest
@@ -34,18 +35,6 @@ from hack.lab.kubevirt import KubeVirt
 from hack.lab.peer import Peer
 from hack.lab.process import wait_for
 
-VM = """
-apiVersion: kubevirt.io/v1
-kind: VirtualMachine
-metadata: {name: guest, namespace: default}
-spec:
-  runStrategy: Always
-  template:
-    metadata: {annotations: {kubevirt.io/allow-pod-bridge-network-live-migration: "true"}}
-    spec:
-      domain: {devices: {interfaces: [{name: default, bridge: {}}]}, memory: {guest: 64Mi}}
-      networks: [{name: default, pod: {}}]
-"""
 PORT = "guest.default"
 WAYS = ("floor", "ideal", "flip", "flip-1s", "none", "agent")
 
@@ -202,7 +191,7 @@ def main(arguments: list[str]) -> int:
         cluster.agent().start()
         # A real cluster's API server does not share two cores with the data path: keep its work away from the switch.
         kubevirt.faults.delays.migration_step = kubevirt.faults.delays.domain_ready = 0.2
-        cluster.kube.apply(VM)
+        cluster.kube.apply(manifests.vm("guest"))
         kubevirt.wait_running("default", "guest", 60)
         wait_for(lambda: cluster.ovn.placed(PORT), 10, "the port is placed")
         kubevirt.cordon("node3")  # where the peer is: a VM beside it would not cross a tunnel

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from hack.lab import manifests
 from hack.lab.cluster import Agent, Cluster, Replicas
 from hack.lab.kubevirt import KubeVirt
 from hack.lab.kubevirt.api import ApiError
@@ -34,19 +35,6 @@ NETWORK: dict[str, object] = {
     "dhcp": {},
     "dnsDomain": "vms.example",
 }
-VM = """
-apiVersion: kubevirt.io/v1
-kind: VirtualMachine
-metadata: {{name: {name}, namespace: default}}
-spec:
-  runStrategy: {strategy}
-  template:
-    metadata:
-      annotations: {{kubevirt.io/allow-pod-bridge-network-live-migration: "true"{address}}}
-    spec:
-      domain: {{devices: {{interfaces: [{{name: default, bridge: {{}}}}]}}, memory: {{guest: 64Mi}}}}
-      networks: [{{name: default, pod: {{}}}}]
-"""
 SAMPLE_SECONDS = 2.0
 TABLES = ("Logical_Switch_Port", "DHCP_Options", "DNS")
 OWN = "external_ids:ovnagent-cluster=lab"
@@ -123,8 +111,8 @@ class Churn:
         self._number += 1
         # Every other address comes back again and again, to other VMs.
         ip = f"10.16.7.{self._number % 50 + 1}"
-        address = f', ovn.kubernetes.io/ip_address: "{ip}"' if self._chance.random() < 0.5 else ""
-        self._cluster.kube.apply(VM.format(name=name, strategy="Always", address=address))
+        asked = {"ip_address": ip} if self._chance.random() < 0.5 else {}
+        self._cluster.kube.apply(manifests.vm(name, **asked))
         self._names.append(name)
 
     def _delete(self) -> None:
@@ -142,7 +130,7 @@ class Churn:
     def _readdress(self) -> None:
         name = self._chance.choice(self._names)
         ip = f"10.16.8.{self._chance.randrange(1, 250)}"
-        self._cluster.kube.apply(VM.format(name=name, strategy="Always", address=f', ovn.kubernetes.io/ip_address: "{ip}"'))
+        self._cluster.kube.apply(manifests.vm(name, ip_address=ip))
 
 
 def rows(cluster: Cluster) -> dict[str, int]:

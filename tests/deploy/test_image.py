@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hack.lab import manifests
 from hack.lab.cluster import Cluster
 from hack.lab.container import AGENT_IMAGE, SANDBOX_IMAGE, ContainerAgent, engine
 from hack.lab.demo import NETWORKS, Story, tell
@@ -28,20 +29,6 @@ spec:
   domain: {devices: {interfaces: [{name: default, bridge: {}}]}, memory: {guest: 64Mi}}
   networks: [{name: default, pod: {}}]
 """
-CLASH = """
-apiVersion: kubevirt.io/v1
-kind: VirtualMachine
-metadata: {{name: {name}, namespace: default}}
-spec:
-  runStrategy: Halted
-  template:
-    metadata: {{annotations: {{ovn.kubernetes.io/ip_address: 10.16.0.99}}}}
-    spec:
-      domain: {{devices: {{interfaces: [{{name: default, bridge: {{}}}}]}}, memory: {{guest: 64Mi}}}}
-      networks: [{{name: default, pod: {{}}}}]
-"""
-
-
 SIZE_LIMIT = 250_000_000
 """Bytes of the agent's image with its base, unpacked."""
 
@@ -142,7 +129,7 @@ def test_exactly_the_verbs_that_are_used(deployed: tuple[Cluster, ContainerAgent
     cluster, agent, _ = deployed
     cluster.kube.apply(STANDALONE)
     for name in ("first", "second"):
-        cluster.kube.apply(CLASH.format(name=name))
+        cluster.kube.apply(manifests.vm(name, "Halted", ip_address="10.16.0.99"))
     wait_for(lambda: cluster.ovn.port("alone.default"), 20, "the standalone VMI's port")
 
     def told() -> str:

@@ -17,23 +17,10 @@ from typing import Any
 
 import pytest
 
+from hack.lab import manifests
 from hack.lab.cluster import Cluster, Replicas
 from hack.lab.kubevirt import KubeVirt
 from hack.lab.process import wait_for
-
-MANIFEST = """
-apiVersion: kubevirt.io/v1
-kind: VirtualMachine
-metadata: {{name: {name}, namespace: default}}
-spec:
-  runStrategy: {strategy}
-  template:
-    metadata:
-      annotations: {{kubevirt.io/allow-pod-bridge-network-live-migration: "true"{annotations}}}
-    spec:
-      domain: {{devices: {{interfaces: [{{name: default, bridge: {{}}}}]}}, memory: {{guest: 64Mi}}}}
-      networks: [{{name: default, pod: {{}}}}]
-"""
 
 
 class Lab:
@@ -45,7 +32,7 @@ class Lab:
 
     def create(self, name: str, strategy: str = "Always", **annotations: str) -> str:
         """Apply a VM; the name of its port."""
-        self.kube.apply(manifest(name, strategy, **annotations))
+        self.kube.apply(manifests.vm(name, strategy, **annotations))
         return f"{name}.default"
 
     def run(self, name: str, **annotations: str) -> str:
@@ -88,11 +75,6 @@ class Lab:
 
     def uuid(self, port: str) -> str:
         return self.ovn.port(port).get("_uuid", "")
-
-
-def manifest(name: str, strategy: str = "Always", **annotations: str) -> str:
-    keys = "".join(f', ovn.kubernetes.io/{key}: "{value}"' for key, value in annotations.items())
-    return MANIFEST.format(name=name, strategy=strategy, annotations=keys)
 
 
 @pytest.fixture(scope="session")

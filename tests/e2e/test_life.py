@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from hack.lab import manifests
 from hack.lab.cluster import RBAC
 from hack.lab.process import running, wait_for
-from tests.e2e.conftest import Lab, manifest
+from tests.e2e.conftest import Lab
 
 
 def test_stop_start_and_restart_keep_the_address(lab: Lab) -> None:
@@ -185,7 +186,7 @@ def test_deleted_and_created_again_while_the_agent_was_away(lab: Lab) -> None:
     addresses, uuid = lab.ovn.addresses(port), lab.kube.get("vm", "web")["metadata"]["uid"]
     lab.agent.kill()
     lab.kube.kubectl("delete", "vm", "web")
-    lab.kube.apply(manifest("web", "Halted"))
+    lab.kube.apply(manifests.vm("web", "Halted"))
     fresh = lab.kube.get("vm", "web")["metadata"]["uid"]
     assert fresh != uuid
     lab.agent.start()
@@ -218,7 +219,7 @@ def test_200_vms_at_once(lab: Lab) -> None:
     # What the test before this one has left is deleted, and counted: a scrape may be a fraction of a second old.
     wait_for(lambda: lab.agent.metric("ovnagent_ports") == 0, 10, "no ports are left")
     before = lab.agent.metric("ovnagent_transactions_total")
-    lab.kube.apply("\n---\n".join(manifest(f"many{number}", "Halted") for number in range(count)))
+    lab.kube.apply("\n".join(manifests.vm(f"many{number}", "Halted") for number in range(count)))
     wait_for(
         lambda: (
             lab.ovn.nbctl("--bare", "--columns=name", "find", "Logical_Switch_Port", "external_ids:ovnagent-network=pods")

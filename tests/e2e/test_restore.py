@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from hack.lab import manifests
 from hack.lab.fake_guest import FakeGuest
 from hack.lab.peer import Peer
 from hack.lab.process import wait_for
-from tests.e2e.conftest import Lab, manifest
+from tests.e2e.conftest import Lab
 from tests.integration.nb_file import Row, writes
 
 OWN = "ovnagent-cluster"
@@ -35,7 +36,7 @@ class Hour:
 
 def apply(lab: Lab, vms: dict[str, str]) -> None:
     """VMs that are halted -> the address that each asks for; none where it is empty."""
-    lab.kube.apply("\n---\n".join(manifest(n, "Halted", **({"ip_address": ip} if ip else {})) for n, ip in vms.items()))
+    lab.kube.apply("\n".join(manifests.vm(n, "Halted", **({"ip_address": ip} if ip else {})) for n, ip in vms.items()))
 
 
 def held(lab: Lab, vms: dict[str, str]) -> None:
