@@ -285,8 +285,8 @@ class Reconciler:
         planned = plan(cases, self.status.books, world)
         self._metrics.reconcile.observe(time.monotonic() - started)
         now = self._northbound.snapshot
-        if nb.generation != now.generation or not now.complete or self._term != self._northbound.lock_term:
-            # The copy was thrown away under our hands, or another agent may have written: none of this may be true.
+        if nb.generation != now.generation or not now.complete:
+            # The copy was thrown away under our hands: none of this may be true.
             self._dirty.add_everything()
             return
         shared, books = self._shared(planned.books, nb, present), planned.books
@@ -384,7 +384,7 @@ class Reconciler:
         if any(group.changes for group in groups):
             started = time.monotonic()
             try:
-                errors = self._northbound.commit(groups)
+                errors = self._northbound.commit(groups, self._term)
             except NotCommittedError as failure:
                 self._not_committed(failure)
                 written = failure.committed

@@ -183,9 +183,10 @@ class Northbound:
 
     # -- writing
 
-    def commit(self, groups: Sequence[Group]) -> list[str | None]:
-        """One transaction for all groups. For each of them None, or why it was refused: see Writer."""
-        return self.writer.commit(groups)
+    def commit(self, groups: Sequence[Group], term: int | None = None) -> list[str | None]:
+        """One transaction for all groups. For each of them None, or why it was refused: see Writer. `term`: the `lock_term`
+        in which they were computed."""
+        return self.writer.commit(groups, term)
 
     def _known(self) -> Known:
         now = self.snapshot

@@ -40,13 +40,14 @@ class RefusedError(Exception):
     """The database understood the transaction and will not have it: nothing of it was written."""
 
 
-def transact(connection: Connection, operations: list[Operation], locked: bool = True) -> None:
-    """Commit; `locked`: that the lock is held is asserted in the same transaction, by the database.
+def transact(connection: Connection, operations: list[Operation], locked: bool = True, term: int | None = None) -> None:
+    """Commit; `locked`: that the lock is held is asserted in the same transaction, by the database; `term`: and it has not
+    been lost meanwhile (Replica.lock_terms), so that nobody else has written.
 
     Raises NotCommittedError or RefusedError."""
     if connection.idl is None or not connection.idl.monitoring:
         raise NotCommittedError("not connected to the database")
-    attempt = Attempt(connection, operations, locked)
+    attempt = Attempt(connection, operations, locked, term)
     try:
         status, error = attempt.commit()
     except exceptions.TimeoutException as timeout:
@@ -59,7 +60,7 @@ def transact(connection: Connection, operations: list[Operation], locked: bool =
     if status == ovs_idl.Transaction.ERROR:
         raise _error(error)
     if status == ovs_idl.Transaction.NOT_LOCKED:
-        raise NotCommittedError("the Northbound lock is not held")
+        raise NotCommittedError("the Northbound lock is not held, or was not all the time")
     if status == ovs_idl.Transaction.INCOMPLETE:
         raise AnswerLostError("the connection was lost before the answer came")
     raise NotCommittedError("the database was lost, or has changed, meanwhile")
@@ -92,10 +93,10 @@ class Attempt(transaction.Transaction):  # type: ignore[misc]
     """ovsdbapp's own transaction tries again by itself, with rows computed from facts that may have changed since, and waits
     for an answer as long as the connection takes to come back."""
 
-    def __init__(self, connection: Connection, operations: list[Operation], locked: bool) -> None:
+    def __init__(self, connection: Connection, operations: list[Operation], locked: bool, term: int | None) -> None:
         super().__init__(api=None, ovsdb_connection=connection, timeout=COMMIT_SECONDS, check_error=True, log_errors=False)
         self.add(Operations(operations))
-        self.locked = locked
+        self.locked, self.term = locked, term
         self.abandoned = False
         """Whoever asked for it has given up: it must not be written later."""
 
@@ -109,6 +110,8 @@ class Attempt(transaction.Transaction):  # type: ignore[misc]
         if self.abandoned:
             return ovs_idl.Transaction.ABORTED, ""
         if self.locked and idl.lock_name is None:  # the IDL would write without asserting any
+            return ovs_idl.Transaction.NOT_LOCKED, ""
+        if self.term is not None and self.term != idl.lock_terms:  # the server asserts no more than that it is held now
             return ovs_idl.Transaction.NOT_LOCKED, ""
         txn = ovs_idl.Transaction(idl)
         try:

@@ -50,6 +50,7 @@ class Writer:
         self.transactions = 0
         """How many have been attempted."""
         self._connection, self._cluster, self._known = connection, cluster, known
+        self._term: int | None = None
         self._lost = 0
         """Answers lost since all was written for the last time."""
         self._at_once: int | None = None
@@ -59,11 +60,12 @@ class Writer:
         self._set_aside: dict[VmKey | str, tuple[Group, float]] = {}
         """Label -> (the group on which the database hung up, until when it is left alone)."""
 
-    def commit(self, groups: Sequence[Group]) -> list[str | None]:
-        """One transaction for all groups. For each of them None, or why it was refused.
+    def commit(self, groups: Sequence[Group], term: int | None = None) -> list[str | None]:
+        """One transaction for all groups. For each of them None, or why it was refused. `term`: of the lock, in which they
+        are true.
 
         Raises NotCommittedError, with the groups that are known to be written, where that is not known of all."""
-        batch = _Batch(groups)
+        batch, self._term = _Batch(groups), term
         try:
             left = [(index, group) for index, group in enumerate(groups) if group.changes]
             left = self._without_hangups(batch, left)
@@ -193,7 +195,7 @@ class Writer:
     def transact(self, asked: list[Operation]) -> None:
         """One transaction as it is. Raises NotCommittedError or RefusedError."""
         self.transactions += 1
-        transact(self._connection, asked)
+        transact(self._connection, asked, term=self._term)
 
     def _operations(self, groups: Numbered, known: Known) -> list[Operation]:
         return operations([change for _, group in groups for change in group.changes], known, self._cluster)

@@ -21,7 +21,7 @@ from hack.lab.process import wait_for
 from ovnagent.core import takeover as decision
 from ovnagent.core.takeover import Verdict
 from ovnagent.ovn.changes import CreatePort, CreateSwitch
-from ovnagent.ovn.northbound import Northbound, NotCommittedError
+from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError
 from ovnagent.ovn.takeover import Takeover
 from tests.integration.nb_agent import SECONDS, Start, port
 
@@ -237,3 +237,21 @@ def test_who_is_robbed_knows_and_takes_part_again(nb: Server, start: Start) -> N
     second.northbound.stop()
     wait_for(lambda: first.northbound.has_lock, SECONDS, "the lock is back")
     assert first.commit(CreateSwitch("vlan7")) is None
+
+
+def test_what_was_computed_before_the_lock_was_lost_is_not_written_once_it_is_back(nb: Server, start: Start) -> None:
+    """The database asserts no more than that it is held now; somebody else may have written meanwhile."""
+    first, second = start(nb.remote), start(nb.remote, ready=False)
+    wait_for(lambda: second.now.complete, SECONDS, "the second's copy")
+    term = first.northbound.lock_term
+    groups = [Group("test", (CreatePort(port("stale")),))]
+    second.northbound.steal_lock()
+    wait_for(lambda: second.northbound.has_lock, SECONDS, "the second with the lock")
+    assert second.commit(CreateSwitch("vlan7")) is None
+    second.northbound.stop()
+    wait_for(lambda: first.northbound.has_lock and first.northbound.lock_term != term, SECONDS, "the lock is back")
+    with pytest.raises(NotCommittedError, match="not all the time"):
+        first.northbound.commit(groups, term)
+    assert "stale" not in rows(nb)
+    assert first.northbound.commit(groups, first.northbound.lock_term) == [None]
+    assert "stale" in rows(nb)

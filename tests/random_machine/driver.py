@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -95,6 +95,8 @@ class Driver:
         """Kind -> how many more times nothing is told of it."""
         self.asked: list[list[Any]] = []
         """The transactions of the living agent that were not refused."""
+        self.meanwhile: Callable[[], None] | None = None
+        """What happens, once, between the next plan and its transaction."""
 
     @property
     def living(self) -> Agent:
@@ -105,8 +107,9 @@ class Driver:
     def watchers(self) -> list[Watcher]:
         return self.living.kube._watchers
 
-    def start(self) -> None:
-        """A new process: all is listed, the databases are copied, the lock is held; nothing is reconciled yet."""
+    def start(self, steal: bool = False) -> None:
+        """A new process: all is listed, the databases are copied, the lock is held (taken from who has it: `steal`); nothing
+        is reconciled yet."""
         self.starts += 1
         agent = self.agent = Agent(file.load(self.path), self.path)
         for each in (agent.kube.record_writer, agent.kube.event_writer):
@@ -115,6 +118,9 @@ class Driver:
         self.asked = []
 
         def noted(operations: list[Any]) -> None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            if meanwhile is not None:
+                meanwhile()
             transact(operations)
             self.asked.append(operations)
 
@@ -126,6 +132,9 @@ class Driver:
         agent.kube._announced = True
         agent.dirty.add_everything()
         self._until(lambda: agent.northbound.snapshot.complete and agent.southbound.snapshot.complete, "the copies")
+        if steal:
+            agent.northbound.steal_lock()
+            self.wait_for_lock(True)
         agent.northbound.acquire_lock()
 
     def stop(self) -> None:

@@ -84,6 +84,11 @@ FAULTS = (
         "1/6",
     ),
     Fault(
+        "a lock that was lost and had again meanwhile was never lost",
+        (("ovn/transaction.py", "self.term is not None and self.term != idl.lock_terms", "False"),),
+        ("is had twice", "for which nobody has asked"),
+    ),
+    Fault(
         "rows say nothing after a restart",
         (
             (

@@ -240,6 +240,25 @@ class Episode:
 
     def _lock(self, rng: Random) -> Iterator[Action]:
         yield "the lock changes hands", lambda _: self.rob(not self.robbed)
+        if not self.robbed:
+            yield "another agent leads for a moment, before the next transaction, after", self._with_another
+
+    def _with_another(self, rng: Random) -> None:
+        self._several(rng, rng.randrange(2, 6), lambda: self._anything(rng))
+        self.driver.meanwhile = self._another_leads
+
+    def _another_leads(self) -> None:
+        """It takes the lock, does all that there is to do, and ends. The first one has the lock again then."""
+        self.story.append("         another agent leads")
+        first = self.driver
+        self.driver = self.invariants.driver = Driver(self.world.path, self.world.api, self.world.clock)
+        self.driver.start(steal=True)
+        self.driver.settle()
+        self.nb.catch_up()
+        self.driver.stop()
+        self.driver = self.invariants.driver = first
+        self.driver.wait_for_lock(True)
+        self.story.append("         the first one goes on")
 
     def _configure(self, rng: Random) -> Iterator[Action]:
         def change(**changes: Any) -> Callable[[Random], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import random
@@ -74,6 +75,13 @@ def run(name: str, steps: int, short: bool = True) -> Failure | None:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.random_machine",
+        description="Play the random machine (machine.py) and say what went wrong, if anything did.",
+        epilog="In the environment: MACHINE_SEED (a number, or number/episode; by default by lot), MACHINE_STEPS (10000), "
+        "MACHINE_SHORTEN=no (tell an episode that failed as it was).",
+    )
+    parser.parse_args()
     logging.disable(logging.CRITICAL)
     name, steps = seed(), int(os.environ.get("MACHINE_STEPS") or 10_000)
     started = time.monotonic()
