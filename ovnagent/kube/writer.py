@@ -157,7 +157,8 @@ class Writer:
                 self._working[namespace] -= 1
                 if not self._working[namespace]:
                     del self._working[namespace]
-                # What may be written now and could not be before, this worker takes itself: it wakes no other.
+                if self._size:  # one write more may be taken now; where all idle workers are woken, they do nothing else
+                    self._condition.notify()
                 self._written.notify_all()
 
     def _take(self) -> tuple[str, Hashable, Write] | None:

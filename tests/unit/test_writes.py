@@ -167,7 +167,7 @@ def test_what_is_written_gives_way_to_what_is_more_urgent_for_so_long_at_most(
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_no_write_is_left_though_no_worker_wakes_another(desk: Desk, workers: int) -> None:
+def test_no_write_is_left_though_no_worker_wakes_all_others(desk: Desk, workers: int) -> None:
     """Many under few keys, of few namespaces: most of them may not be written when they come."""
     done: list[int] = []
     some = Writer("records", workers, 10_000, desk.supervisor, desk.dropped.append)
