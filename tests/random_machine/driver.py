@@ -96,7 +96,9 @@ class Driver:
         self.asked: list[list[Any]] = []
         """The transactions of the living agent that were not refused."""
         self.meanwhile: Callable[[], None] | None = None
-        """What happens, once, between the next plan and its transaction."""
+        """Another agent leads, once, between the next plan and its transaction."""
+        self.stale = False
+        """That transaction was written all the same."""
 
     @property
     def living(self) -> Agent:
@@ -122,6 +124,7 @@ class Driver:
             if meanwhile is not None:
                 meanwhile()
             transact(operations)
+            self.stale = self.stale or meanwhile is not None
             self.asked.append(operations)
 
         agent.northbound.writer.transact = noted  # type: ignore[method-assign]

@@ -86,7 +86,7 @@ FAULTS = (
     Fault(
         "a lock that was lost and had again meanwhile was never lost",
         (("ovn/transaction.py", "self.term is not None and self.term != idl.lock_terms", "False"),),
-        ("is had twice", "for which nobody has asked"),
+        ("what was planned before another agent led",),
     ),
     Fault(
         "rows say nothing after a restart",

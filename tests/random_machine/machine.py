@@ -331,6 +331,8 @@ class Episode:
         if not self.robbed:
             self.driver.wait_for_lock(True)
         self.driver.settle()
+        if self.driver.stale:
+            raise ViolationError("what was planned before another agent led is written after it")
         self.nb.catch_up()
         if rng.random() < 0.7:
             self.write_records()
