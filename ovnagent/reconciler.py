@@ -28,9 +28,10 @@ from ovnagent.core.vm import Facts, VmKey
 from ovnagent.difference import Present, brake_of, changes, infrastructure, virtual_changes, world_of
 from ovnagent.dirty import BOUND, Dirty
 from ovnagent.kube.kubernetes import Kubernetes
+from ovnagent.leadership import Leadership
 from ovnagent.notes import Notes
 from ovnagent.ovn.changes import Change, SetGlobal
-from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError, RefusedError
+from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError
 from ovnagent.ovn.snapshot import NorthboundSnapshot, SouthboundSnapshot
 from ovnagent.ovn.southbound import Southbound
 from ovnagent.process import memory
@@ -51,8 +52,6 @@ UNREAD_SECONDS, UNREAD_RETRY_SECONDS = 2.0, 0.02
 """For how long a VM that has nothing yet waits for rows of foreign ports, and how often it looks whether they are here."""
 HOLD_SECONDS = 15.0
 """For how long at most no record and no Event is written while a first look writes ports: they would take turns with it."""
-BLIND_SECONDS = 60.0
-"""An agent whose view of Kubernetes is older than this gives up the lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +92,12 @@ class Reconciler:
         self.status = Status()
         self.notes = Notes()
         self.timelines = Timelines()
-        self.leading = False
-        """It holds the lock and works; a standby remembers nothing of what changes."""
         self._config, self._next = config, config
         self._dirty, self._kube = dirty, kube
         self._northbound, self._southbound = northbound, southbound
         self._announcer, self._metrics = announcer, metrics
         self._consequences = Consequences(self.notes, self.timelines, dirty, kube, announcer, metrics)
+        self._leadership = Leadership(kube, northbound, southbound, self._lead)
         self._standby = StandbyWatch(kube, northbound, southbound)
         self._touched: set[VmKey] = set()
         """VMs whose rows changed in NB, by whomever, since the last look at them."""
@@ -111,22 +109,20 @@ class Reconciler:
         self._newcomers: dict[VmKey, float] = {}
         """VMs that wait (_without_newcomers), and since when they are known: monotonic seconds."""
         self._failures = 0
-        self._term = 0
-        """Of the lock (Northbound.lock_term), by which what is remembered is true."""
         self._stopping = False
 
     # -- from other threads
 
     def changed(self, keys: Iterable[VmKey], urgent: bool) -> None:
         """Facts of these VMs have changed, or where their ports are bound. A standby remembers none of it."""
-        if self.leading:
+        if self._leadership.leading:
             self._dirty.add(keys, urgent)
         else:
             self._standby.stir()
 
     def touch(self, keys: set[VmKey]) -> None:
         """Rows of these VMs have changed in NB."""
-        if self.leading:
+        if self._leadership.leading:
             self._touched |= keys
             self._dirty.add(keys)
 
@@ -147,12 +143,15 @@ class Reconciler:
     def turn(self) -> None:
         """Once: take what is dirty, and carry it out. Returns after IDLE_SECONDS at the latest where nothing is."""
         self._tell()
-        if not self._may_write():
-            self._standby.look(self._next, self._sure)
+        may_write = self._leadership.look()
+        if not self._leadership.leading:
+            self._dirty.collapse()
+        if not may_write:
+            self._standby.look(self._next, self._leadership.sure)
             memory.walk(nobody_waits=True)
             self._dirty.wait(IDLE_SECONDS)
             return
-        self._answer()
+        self._leadership.answer()
         if self._next is not self._config:
             self._config = self._next
             self._begin_anew()
@@ -180,45 +179,9 @@ class Reconciler:
             self._reconcile(batch)
         memory.walk(nobody_waits=not batch and not self.notes.watched)
 
-    def _may_write(self) -> bool:
-        """Nothing is written, and so nothing deleted, before both sides are complete and the lock is ours."""
-        if not self._kube.synced:
-            return False
-        if max(self._kube.stale.values(), default=0.0) > BLIND_SECONDS:
-            if self._northbound.has_lock:
-                LOG.warning("lock released", extra={"reason": "the view of Kubernetes is stale; a standby may do better"})
-            self._northbound.release_lock()
-            self.leading = False
-            return False
-        self._northbound.acquire_lock()
-        has_lock = self._northbound.has_lock
-        term = self._northbound.lock_term
-        ready = has_lock and self._northbound.snapshot.complete and self._southbound.snapshot.ever_complete
-        if ready and (not self.leading or term != self._term):
-            # Another agent may have granted addresses meanwhile.
-            LOG.info("leading", extra={"reason": "holding the Northbound lock, all views complete"})
-            self._begin_anew()
-            self.timelines.lead()
-            self.leading, self._term = True, term
-        elif self.leading and not has_lock:
-            LOG.warning("not leading any more", extra={"reason": "the Northbound lock is lost"})
-            self.leading = False
-        if not self.leading:
-            self._dirty.collapse()
-        return ready
-
-    @property
-    def _sure(self) -> bool:
-        """All views are complete and fresh."""
-        fresh = self._kube.synced and max(self._kube.stale.values(), default=0.0) <= BLIND_SECONDS
-        return fresh and self._northbound.snapshot.complete and self._southbound.snapshot.complete
-
-    def _answer(self) -> None:
-        """A standby may have asked whether this agent is alive: one that writes is."""
-        try:
-            self._northbound.answer()
-        except (NotCommittedError, RefusedError) as error:
-            LOG.warning("a standby's question was not answered", extra={"reason": str(error)})
+    def _lead(self) -> None:
+        self._begin_anew()
+        self.timelines.lead()
 
     def _begin_anew(self) -> None:
         """What is remembered of addresses may be wrong: the books follow from rows and records once more."""
@@ -384,7 +347,7 @@ class Reconciler:
         if any(group.changes for group in groups):
             started = time.monotonic()
             try:
-                errors = self._northbound.commit(groups, self._term)
+                errors = self._northbound.commit(groups, self._leadership.term)
             except NotCommittedError as failure:
                 self._not_committed(failure)
                 written = failure.committed

@@ -39,6 +39,8 @@ def latencies(figures: dict[str, Any]) -> None:
     """From the fact being known outside to the row being heard of outside, as shares of all."""
     names = {
         "floor": "floor: one raw transaction",
+        "floor of steady": "the same beside 200 changes/s",
+        "watches of steady": "two watches of a change, apart by",
         "steady": "200 changes/s",
         "listed": "bound at once",
         "ends": "ended at once",
