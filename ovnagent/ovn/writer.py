@@ -51,6 +51,7 @@ class Writer:
         """How many have been attempted."""
         self._connection, self._cluster, self._known = connection, cluster, known
         self._term: int | None = None
+        """Of the lock, in which what is being committed was computed."""
         self._lost = 0
         """Answers lost since all was written for the last time."""
         self._at_once: int | None = None
@@ -77,6 +78,8 @@ class Writer:
         except NotCommittedError as error:
             error.committed = frozenset(batch.committed)
             raise
+        finally:
+            self._term = None  # what is written by itself (an answer to a standby) is true in any
         self._lost, self._at_once, self._alone = 0, None, ("", 0)
         return batch.errors
 

@@ -19,6 +19,7 @@ import pytest
 from hack.lab.databases import Server, server
 from hack.lab.process import wait_for
 from ovnagent.core import takeover as decision
+from ovnagent.core.ports import ALIVE
 from ovnagent.core.takeover import Verdict
 from ovnagent.ovn.changes import CreatePort, CreateSwitch
 from ovnagent.ovn.northbound import Group, Northbound, NotCommittedError
@@ -253,5 +254,9 @@ def test_what_was_computed_before_the_lock_was_lost_is_not_written_once_it_is_ba
     with pytest.raises(NotCommittedError, match="not all the time"):
         first.northbound.commit(groups, term)
     assert "stale" not in rows(nb)
+    nb.nbctl("set", "NB_Global", ".", f"external_ids:{ALIVE}c1=asked")
+    wait_for(lambda: first.northbound.holder_asked, SECONDS, "the holder is asked")
+    first.northbound.answer()
+    wait_for(lambda: not first.northbound.holder_asked, SECONDS, "it answers all the same")
     assert first.northbound.commit(groups, first.northbound.lock_term) == [None]
     assert "stale" in rows(nb)
