@@ -23,6 +23,7 @@ class Eye:
     sb: Server
     southbound: Southbound
     bindings: set[str] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
     chassis: int = 0
 
     @property
@@ -31,6 +32,10 @@ class Eye:
 
     def chassis_changed(self) -> None:
         self.chassis += 1
+
+    def bindings_changed(self, ports: set[str], moved: bool) -> None:
+        self.bindings |= ports
+        self.moved |= ports if moved else set()
 
     def expect(self, port: str, binding: Binding | None) -> None:
         wait_for(lambda: self.now.bindings.get(port) == binding, SECONDS, f"{port} bound as {binding}")
@@ -45,7 +50,7 @@ def eye(tmp_path: Path) -> Iterator[Eye]:
             sb.sbctl("chassis-add", f"chassis{number}", "geneve", f"10.99.0.1{number}")
             sb.sbctl("set", "Chassis", f"chassis{number}", f"hostname=node{number}")
         found = Eye(sb, None)  # type: ignore[arg-type]
-        found.southbound = Southbound(sb.remote, lambda ports, _moved: found.bindings.update(ports), found.chassis_changed)
+        found.southbound = Southbound(sb.remote, found.bindings_changed, found.chassis_changed)
         found.southbound.start()
         wait_for(lambda: found.now.complete, SECONDS, "the copy of SB")
         yield found
@@ -116,6 +121,22 @@ def test_a_migration_as_sb_shows_it(eye: Eye) -> None:
     eye.sb.sbctl("set", "Port_Binding", "vm1", f"chassis={chassis2}", "additional_chassis=[]", "up=false")
     eye.expect("vm1", Binding("chassis2", (), ("chassis2",), False))
     assert eye.bindings == {"vm1"}
+
+
+def test_a_binding_that_is_read_for_the_first_time_has_not_moved(eye: Eye) -> None:
+    add_ports(eye.sb, "vm1", "vm2")
+    bind(eye.sb, "vm1", "chassis1")
+    eye.southbound.watch({"vm1"})
+    eye.expect("vm1", Binding("chassis1", (), (), True))
+    wait_for(lambda: eye.bindings == {"vm1"}, SECONDS, "it is told of")
+    assert eye.moved == set()
+    eye.southbound.watch({"vm1", "vm2"})
+    eye.expect("vm2", Binding("", (), (), False))
+    assert eye.moved == set()
+    bind(eye.sb, "vm2", "chassis2")
+    wait_for(lambda: eye.moved == {"vm2"}, SECONDS, "it has moved")
+    eye.southbound.watch({"vm2"})
+    wait_for(lambda: eye.moved == {"vm1", "vm2"}, SECONDS, "what is not known any more is others' news, too")
 
 
 def test_a_chassis_that_goes_takes_its_bindings_along(eye: Eye) -> None:
