@@ -144,6 +144,9 @@ class Invariants:
         if new[0] not in old:
             return
         (source,) = set(old) - set(new)
+        failed = [each.target for each in machine.moves if each.target and not each.switched and not each.open]
+        if source in {chassis_of(target.node) for target in failed}:
+            return  # another migration has begun since, and failed
         chassis, additional, _ = self.sb.bindings.get(name, ("", "", ""))
         if source in (chassis, additional) and self.clock.now < move.succeeded_at + GRACE_SECONDS:
             raise ViolationError(f"{name} went from {old} to {new} before {source} has let go")

@@ -159,6 +159,9 @@ class Episode:
     # -- steps
 
     def step(self, number: int, rng: Random) -> None:
+        if not self.robbed and Random(f"{self.name}/{number}/another").random() < OTHERS:
+            self.story.append(f"{number:4} another agent leads for a moment, before the next transaction")
+            self.driver.meanwhile = self._another_leads
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         if kind == "rest":
             self.story.append(f"{number:4} rest")
@@ -240,12 +243,6 @@ class Episode:
 
     def _lock(self, rng: Random) -> Iterator[Action]:
         yield "the lock changes hands", lambda _: self.rob(not self.robbed)
-        if not self.robbed:
-            yield "another agent leads for a moment, before the next transaction, after", self._with_another
-
-    def _with_another(self, rng: Random) -> None:
-        self._several(rng, rng.randrange(2, 6), lambda: self._anything(rng))
-        self.driver.meanwhile = self._another_leads
 
     def _another_leads(self) -> None:
         """It takes the lock, does all that there is to do, and ends. The first one has the lock again then."""
@@ -412,6 +409,8 @@ class Episode:
 
 
 CONTROL = ("control", "much", "one_machine")
+OTHERS = 1 / 200
+"""In how many of the steps another agent leads besides."""
 KINDS = {
     "control": 14,
     "much": 10,
