@@ -142,14 +142,11 @@ class Writer:
             namespace, key, write = taken
             self._busy.add((namespace, key))
             self._working[namespace] += 1
-            now = time.monotonic()
-            self._next = max(now, self._next) + self._pause
-            pause = self._next - now - self._pause
         try:
-            if pause > 0:
-                loop.pause(pause)
             loop.beat(GIVE_WAY_SECONDS + PATIENCE_SECONDS)
             self._calm.wait(GIVE_WAY_SECONDS)
+            if (pause := self._turn()) > 0:  # after that: those who have waited together do not write together
+                loop.pause(pause)
             self._write(write, loop)
         finally:
             with self._condition:
@@ -160,6 +157,13 @@ class Writer:
                 if self._size:  # one write more may be taken now; where all idle workers are woken, they do nothing else
                     self._condition.notify()
                 self._written.notify_all()
+
+    def _turn(self) -> float:
+        """Seconds until the next write may be made, so that there are no more than so many a second."""
+        with self._condition:
+            now = time.monotonic()
+            self._next = max(now, self._next) + self._pause
+            return self._next - now - self._pause
 
     def _take(self) -> tuple[str, Hashable, Write] | None:
         """The oldest write of the namespace whose turn it is, of a key of which none is under way: two writes of one object
