@@ -155,11 +155,11 @@ def test_what_was_written_before_the_connection_ended_is_known(
     nb.nbctl("ls-add", "elsewhere", "--", "lsp-add", "elsewhere", "vm0")
     calls = []
 
-    def transact(*arguments: Any) -> None:
+    def transact(*arguments: Any, **more: Any) -> None:
         calls.append(arguments)
         if len(calls) == 6:  # all, 0-3, 0-1, 0 (refused), 1, 2-3
             nb.stop()
-        honest(*arguments)
+        honest(*arguments, **more)
 
     honest = writer.transact
     monkeypatch.setattr(writer, "transact", transact)
@@ -178,11 +178,11 @@ def test_a_group_that_ends_the_server_itself_holds_up_the_others_for_a_while_onl
     assert agent.commit(CreateSwitch("pods")) is None
     deadly = "vm2"
 
-    def transact(connection: Any, operations: list[Operation]) -> None:
+    def transact(connection: Any, operations: list[Operation], term: int | None) -> None:
         if f'"{deadly}"' in json.dumps(operations):
             nb.freeze()
             threading.Timer(0.05, nb.kill).start()
-        honest(connection, operations)
+        honest(connection, operations, term=term)
 
     honest = writer.transact
     monkeypatch.setattr(writer, "transact", transact)
