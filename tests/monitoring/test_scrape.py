@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from hack.bench import dashboard
+from hack.lab import manifests
 from hack.lab.cluster import Cluster
 from hack.lab.kubevirt import KubeVirt
 from hack.lab.process import wait_for
 from hack.lab.prometheus import Prometheus
-from tests.e2e.conftest import manifest
 from tests.monitoring.test_rules import DASHBOARD, RULES
 
 QUERIES = [
@@ -32,13 +32,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         found = Prometheus(tmp_path_factory.mktemp("watching") / "prometheus", RULES["spec"], *addresses)
         try:
             wait_for(lambda: found.value("sum(up)") == 2, 30, "both agents are scraped")
-            cluster.kube.apply(
-                manifest("web")
-                + "\n---\n"
-                + manifest("still")
-                + "\n---\n"
-                + manifest("bad", "Halted", ip_address="10.16.0.300")
-            )
+            for vm in (manifests.vm("web"), manifests.vm("still"), manifests.vm("bad", "Halted", ip_address="10.16.0.300")):
+                cluster.kube.apply(vm)
             kubevirt.wait_running("default", "web")
             assert kubevirt.wait_migration("default", kubevirt.migrate("default", "web")) == "Succeeded"
             kubevirt.wait_running("default", "still")
