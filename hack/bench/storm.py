@@ -32,6 +32,7 @@ from hack.bench import population
 from hack.bench.rig import Rig, caught_up, requests, rig, say, start
 from hack.lab.kubevirt.api import Obj
 from hack.lab.process import wait_for
+from ovnagent.kube import decode
 from ovnagent.kube.client import ApiError, Client, KubeConfig
 
 NAMESPACE = "moving"
@@ -42,10 +43,7 @@ FLOORS, FLOOR_SECONDS = 200, 0.05
 RATE, SECONDS = 200, 15
 
 
-class _Meta(msgspec.Struct):
-    name: str
-    namespace: str
-    resourceVersion: str  # noqa: N815
+class _Meta(decode.Meta):
     annotations: dict[str, str] = {}
 
 
@@ -74,8 +72,6 @@ class Heard:
             try:
                 for line in self._client.lines(f"{self._path}&resourceVersion={version}", 600):
                     version = self._note(line)
-            except msgspec.ValidationError:  # an ERROR: what it has seen last is too old
-                version = "0"
             except (HTTPError, ApiError):
                 time.sleep(0.1)
 
@@ -86,7 +82,7 @@ class Heard:
             self.last[meta.name] = now
             if mac := meta.annotations.get("ovn.kubernetes.io/mac_address"):
                 self.asking.setdefault((meta.name, mac), now)
-        return meta.resourceVersion
+        return meta.version or "0"  # an ERROR has none: what was seen last is too old
 
 
 class Ports:
@@ -139,10 +135,10 @@ class Storm:
         self.vmis = Heard(client, f"{kubevirt}/{here}/virtualmachineinstances")
         self.migrations = Heard(client, f"{kubevirt}/{here}/virtualmachineinstancemigrations")
         # As the agent's: of all namespaces.
-        self._others = [
-            Heard(client, path, orjson.loads(client.request("GET", f"{path}?limit=1"))["metadata"]["resourceVersion"])
+        self.vmis_again, self.pods_again = (
+            Heard(client, path, decode.page(client.request("GET", f"{path}?limit=1"))[0].version)
             for path in (f"{kubevirt}/virtualmachineinstances", "/api/v1/pods")
-        ]
+        )
         self.ports = Ports(lab)
         wait_for(lambda: len(self.vmis.last) == len(vms), 60, "all VMIs heard of")
 
@@ -214,7 +210,7 @@ class Storm:
             for (name, mac), heard in self.vmis.asking.items()
             if ((port := f"{name}.{NAMESPACE}"), mac) in self.ports.addresses
         ]
-        again = self._others[0].asking
+        again = self.vmis_again.asking
         apart = [abs(again[key] - heard) for key, heard in self.vmis.asking.items() if key in again]
         self._note("watches of steady", "  two watches hear of one change, apart by", apart)
         overtaken = len(asked) - len(found)
@@ -236,7 +232,7 @@ class Storm:
         pods = [pod["metadata"]["name"] for _, pod in targets[1]]
         wait_for(lambda: all((name, 2) in self.ports.chassis for name in names), 60, "both chassis on all")
         wait_for(lambda: all(pod in self.pods.last for pod in pods), 60, "all targets heard of")
-        again = self._others[1].last
+        again = self.pods_again.last
         wait_for(lambda: all(pod in again for pod in pods), 60, "all targets heard of twice")
         apart = [abs(again[pod] - self.pods.last[pod]) for pod in pods]
         self._note("watches of listed", "  two watches hear of one target, apart by", apart)

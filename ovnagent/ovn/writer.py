@@ -50,8 +50,6 @@ class Writer:
         self.transactions = 0
         """How many have been attempted."""
         self._connection, self._cluster, self._known = connection, cluster, known
-        self._term: int | None = None
-        """Of the lock, in which what is being committed was computed."""
         self._lost = 0
         """Answers lost since all was written for the last time."""
         self._at_once: int | None = None
@@ -66,7 +64,7 @@ class Writer:
         are true.
 
         Raises NotCommittedError, with the groups that are known to be written, where that is not known of all."""
-        batch, self._term = _Batch(groups), term
+        batch = _Batch(groups, term)
         try:
             left = [(index, group) for index, group in enumerate(groups) if group.changes]
             left = self._without_hangups(batch, left)
@@ -78,8 +76,6 @@ class Writer:
         except NotCommittedError as error:
             error.committed = frozenset(batch.committed)
             raise
-        finally:
-            self._term = None  # what is written by itself (an answer to a standby) is true in any
         self._lost, self._at_once, self._alone = 0, None, ("", 0)
         return batch.errors
 
@@ -165,7 +161,7 @@ class Writer:
         if not groups:
             return
         try:
-            self.transact(asked)
+            self.transact(asked, batch.term)
         except RefusedError as error:
             refusal = str(error)
         except AnswerLostError:
@@ -195,10 +191,11 @@ class Writer:
         if self._alone[1] >= ALONE:
             self._put_aside(batch, index, group, ALONE_SECONDS)
 
-    def transact(self, asked: list[Operation]) -> None:
-        """One transaction as it is. Raises NotCommittedError or RefusedError."""
+    def transact(self, asked: list[Operation], term: int | None = None) -> None:
+        """One transaction as it is; `term`: see `commit`, None where it is true in any. Raises NotCommittedError or
+        RefusedError."""
         self.transactions += 1
-        transact(self._connection, asked, term=self._term)
+        transact(self._connection, asked, term=term)
 
     def _operations(self, groups: Numbered, known: Known) -> list[Operation]:
         return operations([change for _, group in groups for change in group.changes], known, self._cluster)
@@ -207,7 +204,8 @@ class Writer:
 class _Batch:
     """What becomes of the groups of one call."""
 
-    def __init__(self, groups: Sequence[Group]) -> None:
+    def __init__(self, groups: Sequence[Group], term: int | None) -> None:
+        self.term = term
         self.errors: list[str | None] = [None] * len(groups)
         self.committed: set[int] = set()
 

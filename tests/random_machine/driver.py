@@ -119,11 +119,11 @@ class Driver:
         transact = agent.northbound.writer.transact
         self.asked = []
 
-        def noted(operations: list[Any]) -> None:
+        def noted(operations: list[Any], term: int | None = None) -> None:
             meanwhile, self.meanwhile = self.meanwhile, None
             if meanwhile is not None:
                 meanwhile()
-            transact(operations)
+            transact(operations, term)
             self.stale = self.stale or meanwhile is not None
             self.asked.append(operations)
 
