@@ -143,12 +143,17 @@ def migration(namespace: str, name: str, vmi: str) -> Obj:
 
 
 def ephemeral_launcher_of(launcher: Mapping[str, Any]) -> Obj:
-    """The short-lived copy of a launcher by which volumes that wait for their first consumer are provisioned."""
+    """The short-lived copy of a launcher by which volumes that wait for their first consumer are provisioned. On another
+    node: KubeVirt makes none beside a guest that runs, and virt-controller would take the newest of the VMI's pods on its
+    node for the guest's own, and its end for the guest's."""
     metadata = launcher["metadata"]
     kept: Obj = {key: metadata[key] for key in ("generateName", "namespace", "labels", "ownerReferences")}
     kept["annotations"] = {EPHEMERAL: "true"}
     containers = [{"name": each["name"], "image": each["image"]} for each in launcher["spec"]["containers"]]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": kept, "spec": {"containers": containers}}
+    elsewhere = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [node_of(launcher)]}
+    required = {"nodeSelectorTerms": [{"matchExpressions": [elsewhere]}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": kept, "spec": {"containers": containers, "affinity": affinity}}
 
 
 def attachment_pod_of(launcher: Mapping[str, Any], migration: Mapping[str, Any] | None) -> Obj:
