@@ -48,7 +48,7 @@ TESTS_OF: dict[str, tuple[str, ...]] = {
     "values.py": ("tests/unit/test_values.py",),
     "plugging.py": ("tests/unit/test_plugging.py", "tests/scenarios/test_plugging.py"),
     "takeover.py": ("tests/unit/test_takeover.py",),
-    "timeline.py": ("tests/unit/test_timeline.py", "tests/unit/test_why.py"),
+    "timeline.py": ("tests/unit/test_timeline.py", "tests/unit/test_timeline_told.py", "tests/unit/test_why.py"),
     "networks.py": ("tests/unit/test_dhcp.py", "tests/unit/test_network_rules.py", "tests/unit/test_interfaces.py"),
 }
 """File of core/ -> the tests that pin its constants; those of another file are pinned anywhere."""

@@ -37,6 +37,13 @@ def continues(owner: Owner | None, rows: Iterable[PresentPort], uid: str) -> boo
     return orphan or owner.vmi_uid in vmis
 
 
+def may_be_in_use(facts: Facts, owner: Owner, port: Port, rows: Iterable[PresentPort]) -> bool:
+    """A guest of this owner may run and use this port, one of the `rows` under its name. A port that says it is an earlier
+    VM's of this name never was this guest's; one that somebody took the UID from may be."""
+    uid = port.external_id(ports.VM_UID)
+    return guest_may_run(facts, owner) and (not uid or continues(owner, rows, uid))
+
+
 def name_of(owner: Owner, interface: Interface, network: Network, facts: Facts, rows: Iterable[PresentPort]) -> str:
     """The port's name; a port that is in use keeps its own, also where a second interface on its NAD was plugged in since,
     which gives both another name at the next start."""

@@ -23,7 +23,7 @@ from ovnagent.core.deletion import NO_BRAKE, Brake
 from ovnagent.core.networks import Networks
 from ovnagent.core.owner import Owner, owner
 from ovnagent.core.placement import Binding, ChassisTable, Placement, Whereabouts, place
-from ovnagent.core.ports import VM_UID, Port, PresentPort
+from ovnagent.core.ports import Port, PresentPort
 from ovnagent.core.problems import Problem
 from ovnagent.core.records import Lease, Record, render
 from ovnagent.core.settle import Settlement, settle
@@ -322,12 +322,10 @@ def _rows(draft: _Draft, freed: tuple[str, ...], settled: Settlement, world: Wor
         grant = settled.grants[claim.holder]
         troubles += (replace(each, interface=attachment.interface.name) for each in grant.problems)
         if grant.lease is None:
-            # No guest loses its port because a grant failed. (A row of an earlier VM of this name was never its port.)
-            if name in rows and identity.guest_may_run(case.facts, machine):
-                uid = rows[name].external_id(VM_UID)
-                if not uid or identity.continues(machine, case.present, uid):
-                    wanted.append(placed(rows[name], located(name, attachment.interface.binding)))
-                    leases += filter(None, (identity.lease_of(rows[name]),))
+            if name in rows and identity.may_be_in_use(case.facts, machine, rows[name], case.present):
+                # No guest loses its port because a grant failed.
+                wanted.append(placed(rows[name], located(name, attachment.interface.binding)))
+                leases += filter(None, (identity.lease_of(rows[name]),))
             continue
         if trouble := dhcp_trouble(attachment):
             troubles.append(replace(trouble, interface=attachment.interface.name))
