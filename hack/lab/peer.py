@@ -16,8 +16,13 @@ from hack.lab.fake_guest import in_netns
 from hack.lab.ovn import MTU, OvnLab
 from hack.lab.process import run
 
+_SO_RCVBUFFORCE = 33
+"""socket(7); Python does not name it."""
 ECHO_PORT = 7
 SHELL_PORT = 8
+
+_identities = itertools.count(os.getpid())
+"""Of streams, in their requests: a late answer to one stream is none to the next."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,15 @@ class PingStream:
     """ICMP echo requests at a steady pace, with the gap between answers measured. `with peer.stream(...) as stream:`"""
 
     def __init__(self, peer: Peer, address: str, interval: float) -> None:
+        self._identity = next(_identities) & 0xFFFF
         self._interval = interval
         self._address = address
         self._socket = in_netns(peer.netns, _icmp_socket)
         self._stop = threading.Event()
         self._sent: dict[int, float] = {}
         self._answers: dict[int, float] = {}
+        self._answered = 0.0
+        """When the newest request that has its answer was sent."""
         self._duplicates = 0
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._send, self._receive)]
 
@@ -129,11 +137,10 @@ class PingStream:
         self._socket.close()
 
     def _send(self) -> None:
-        identity = os.getpid() & 0xFFFF
         number, due = 0, time.monotonic()
         while not self._stop.is_set():
             number = (number + 1) & 0xFFFF
-            body = struct.pack("!HH", identity, number) + b"ovnagent"
+            body = struct.pack("!HH", self._identity, number) + b"ovnagent"
             packet = struct.pack("!BBH", 8, 0, _checksum(b"\x08\x00\x00\x00" + body)) + body
             self._sent[number] = time.monotonic()
             try:
@@ -151,21 +158,27 @@ class PingStream:
                 continue
             packet = self._socket.recv(2048)
             header = (packet[0] & 15) * 4
-            if packet[header] != 0:
+            kind, _, _, identity, number = struct.unpack_from("!BBHHH", packet, header)
+            if (kind, identity) != (0, self._identity):
                 continue
-            number = struct.unpack("!H", packet[header + 6 : header + 8])[0]
             if number in self._answers:
                 self._duplicates += 1
             else:
                 self._answers[number] = time.monotonic()
+                self._answered = max(self._answered, self._sent[number])
 
     def mark(self) -> float:
         """Now, as a beginning for `loss`."""
         return time.monotonic()
 
     def loss(self, since: float = 0.0) -> Loss:
-        """What was lost among the requests sent since then (those of the last 50 ms may still be answered)."""
-        until = time.monotonic() - 0.05
+        """What was lost among the requests sent between then and now.
+
+        On a busy machine an answer may be under way for long. So this waits until a request that was sent later is answered:
+        what has no answer by then is lost. Where none comes in five seconds, all that has none is."""
+        until = time.monotonic()
+        while self._answered <= until and time.monotonic() < until + 5:
+            time.sleep(0.005)
         numbers = [number for number, sent in self._sent.copy().items() if since <= sent <= until]
         answered = sorted(stamp for number, stamp in self._answers.copy().items() if stamp >= since)
         gaps = [later - earlier for earlier, later in itertools.pairwise(answered)]
@@ -219,7 +232,10 @@ class TcpStream:
 
 
 def _icmp_socket() -> socket.socket:
-    return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    """With room for some ten thousand answers: while this process has no core, none is lost here."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
+    return made
 
 
 def _checksum(data: bytes) -> int:
