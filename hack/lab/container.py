@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from hack.lab.cluster import Agent, Cluster
-from hack.lab.kube import free_ports
+from hack.lab.free_ports import free_ports
 from hack.lab.ovn import OvnLab
 from hack.lab.process import run, start, stop, wait_for
 

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import ssl
 import urllib.request
 import warnings
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from hack.lab.free_ports import free_ports
 from hack.lab.kubevirt_build import crds
 from hack.lab.process import run, running, start, stop, stop_all, wait_for
 
@@ -55,15 +55,6 @@ def command(program: str) -> tuple[str, ...]:
         warnings.warn(f"no {program} in KUBEBUILDER_ASSETS ({assets}): the lab runs without", stacklevel=2)
         return ()
     raise RuntimeError(f"no {program} in KUBEBUILDER_ASSETS ({assets}): unset it, or run `setup-envtest use`")
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class ControlPlane:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from hack.lab.kube import free_ports
+from hack.lab.free_ports import free_ports
 from hack.lab.process import start, stop
 
 

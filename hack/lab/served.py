@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from hack.lab.kube import free_ports
+from hack.lab.free_ports import free_ports
 from hack.lab.process import running, send, stop, wait_for
 
 
@@ -25,7 +25,12 @@ class Served:
         return running(self.pidfile)
 
     def wait_ready(self, seconds: float = 20) -> None:
-        wait_for(self._ready, seconds, f"{self.name} ready ({self.log})")
+        """Raises TimeoutError that says what it said instead."""
+        try:
+            wait_for(self._ready, seconds, f"{self.name} ready")
+        except TimeoutError as error:
+            answer, log = self.http("/readyz"), self.log.read_text()[-2000:]
+            raise TimeoutError(f"{error}; {self.log} ends:\n{log}\n/readyz on port {self.port}: {answer}") from None
 
     def _ready(self) -> bool:
         if self.pid is None:

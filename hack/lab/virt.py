@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hack.lab.kube import ControlPlane, free_ports
+from hack.lab.free_ports import free_ports
+from hack.lab.kube import ControlPlane
 from hack.lab.kubevirt_build import as_list, built, manifests, version
 from hack.lab.process import run, running, send, start, stop, wait_for
 

@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from hack.lab.cluster import RBAC
-from hack.lab.kube import ControlPlane, free_ports
+from hack.lab.free_ports import free_ports
+from hack.lab.kube import ControlPlane
 from hack.lab.process import run, start, stop_all, wait_for
 from ovnagent.core.vm import RECORD_ANNOTATION, VmKey
 from ovnagent.kube import client, watch

@@ -6,7 +6,6 @@ import http.server
 import json
 import logging
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from hack.lab.databases import SCHEMAS, Server, server
+from hack.lab.free_ports import free_ports
 from hack.lab.process import run, wait_for
 from ovnagent.ovn import aside, connection, replica, session
 from ovnagent.ovn.changes import CreateSwitch
@@ -61,8 +61,7 @@ def certificates(directory: Path, name: str = "cert", password: str = "") -> Tls
 
 @contextmanager
 def tls_server(directory: Path, tls: Tls) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number = free.getsockname()[1]
+    (number,) = free_ports(1)
     files = (f"--private-key={tls.private_key}", f"--certificate={tls.certificate}", f"--ca-cert={tls.ca}")
     with server(directory, remotes=(f"--remote=pssl:{number}:127.0.0.1", *files)):
         yield f"ssl:127.0.0.1:{number}"
@@ -110,8 +109,7 @@ def test_tls_files_that_are_repaired_count_without_a_restart(
 @needs_openssl
 def test_tls_files_that_are_replaced_count_from_the_next_connection_on(tmp_path: Path, start: Start) -> None:
     used = certificates(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number = free.getsockname()[1]
+    (number,) = free_ports(1)
     files = (f"--private-key={used.private_key}", f"--certificate={used.certificate}", f"--ca-cert={used.ca}")
     with server(tmp_path / "nb", remotes=(f"--remote=pssl:{number}:127.0.0.1", *files)) as nb:
         agent = start(f"ssl:127.0.0.1:{number}", tls=used)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from hack.lab.databases import Server, server
+from hack.lab.free_ports import free_ports
 from hack.lab.process import wait_for
 from ovnagent.core import takeover as decision
 from ovnagent.core.ports import ALIVE
@@ -68,8 +68,7 @@ class Writer:
 
 @pytest.fixture
 def tcp() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"tcp:127.0.0.1:{free.getsockname()[1]}"
+    return f"tcp:127.0.0.1:{free_ports(1)[0]}"
 
 
 @pytest.fixture

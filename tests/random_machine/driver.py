@@ -248,7 +248,11 @@ class Driver:
             seen.wait(SECONDS)
             if idl.conditions_met and idl.monitoring and not idl._requests:
                 return
-        raise TimeoutError("the database does not answer")
+        state = f"monitoring {idl.monitoring}, conditions met {idl.conditions_met}, requests under way {idl._requests}"
+        unheard = asked[0] in idl._session.unheeded
+        raise TimeoutError(
+            f"{idl._db.name} does not answer: {state}, the last echo unheard {unheard}, {idl._session.reason}"
+        )
 
     def _until(self, probe: Any, what: str) -> None:
         deadline = time.monotonic() + SECONDS
