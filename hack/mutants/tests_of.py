@@ -8,7 +8,7 @@ TESTS = (
     *(f"tests/unit/test_{name}.py" for name in (
         "attachments", "books", "claims", "commands", "deletion", "dhcp", "dhcp_options", "difference", "documents", "free",
         "grants", "identity", "interfaces", "network_rules", "placement", "plan_edges", "plugging", "reduce", "reduce_edges",
-        "requests", "routers", "settle", "takeover", "timeline", "values", "vm", "why",
+        "requests", "routers", "settle", "takeover", "timeline", "timeline_told", "values", "vm", "why",
     )),
     "tests/scenarios/test_plugging.py",
     "tests/scenarios/test_scenarios.py",
