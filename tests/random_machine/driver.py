@@ -235,24 +235,22 @@ class Driver:
             def ask(asked: list[Any] = asked, sent: threading.Event = sent) -> None:
                 # The server sends what there is to be told before it answers.
                 request = ovs.jsonrpc.Message.create_request("echo", [])
-                idl._session.unheeded.add(request.id)
-                asked.append(request.id)
-                idl._session.send(request)
+                if not idl._session.send(request):  # else there is no connection now, and no answer will come
+                    idl._session.unheeded.add(request.id)
+                    asked.append(request.id)
                 sent.set()
 
             connection.request(ask)
             sent.wait(SECONDS)
-            while asked[0] in idl._session.unheeded and time.monotonic() < deadline:
+            while not idl._session.unheeded.isdisjoint(asked) and time.monotonic() < deadline:
                 time.sleep(0.0001)
             connection.request(seen.set)
             seen.wait(SECONDS)
-            if idl.conditions_met and idl.monitoring and not idl._requests:
+            if asked and idl.conditions_met and idl.monitoring and not idl._requests:
                 return
         state = f"monitoring {idl.monitoring}, conditions met {idl.conditions_met}, requests under way {idl._requests}"
-        unheard = asked[0] in idl._session.unheeded
-        raise TimeoutError(
-            f"{idl._db.name} does not answer: {state}, the last echo unheard {unheard}, {idl._session.reason}"
-        )
+        echo = "heard" if asked and idl._session.unheeded.isdisjoint(asked) else "unheard"
+        raise TimeoutError(f"{idl._db.name} does not answer: {state}, the last echo {echo}, {idl._session.reason}")
 
     def _until(self, probe: Any, what: str) -> None:
         deadline = time.monotonic() + SECONDS
