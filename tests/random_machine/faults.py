@@ -57,7 +57,7 @@ FAULTS = (
         "the last word of a migration does not wait for the source",
         (("core/placement.py", "elapsed < GRACE_SECONDS", "elapsed < 0"),),
         ("has let go",),
-        "13/2",
+        "13/14",
     ),
     Fault(
         "the port follows the target before the guest does",
