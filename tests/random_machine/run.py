@@ -10,7 +10,8 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 
-from tests.random_machine.machine import STEPS, Episode, Failure, World, world
+from tests.random_machine.machine import STEPS, Episode, Failure
+from tests.random_machine.world import World, world
 
 SHORTEN_SECONDS = 60.0
 """So long it is tried to make an episode that failed shorter."""

@@ -9,7 +9,8 @@ import pytest
 
 from tests.random_machine.cluster import NAMESPACE, Nic, Vm
 from tests.random_machine.fabric import insert_port
-from tests.random_machine.machine import Episode, world
+from tests.random_machine.machine import Episode
+from tests.random_machine.world import world
 
 
 @pytest.fixture
