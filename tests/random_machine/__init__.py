@@ -10,6 +10,7 @@ KubeVirt, OVN, users and other people may do, and in any order in which the API 
 | `others.py` | what other people do in NB |
 | `driver.py` | the agent, turned by hand: how news reaches it, how it is killed and started anew, its clock |
 | `invariants.py` | what must hold after each write, after each step, and at rest |
+| `world.py` | what all episodes share: databases, object server, clock, configuration |
 | `machine.py` | steps and episodes |
 | `run.py` | many of them; one that fails is made shorter, and printed |
 | `faults.py` | faults planted in a copy of the code, that the machine must find |
