@@ -24,6 +24,8 @@ SB_SCHEMA = Path("/usr/share/ovn/ovn-sb.ovsschema")
 UNDERLAY = "10.99.0"
 MTU = 1400
 """Of the guests' interfaces: the underlay's 1500 less Geneve's header."""
+PRIORITY = ("nice", "-n", "-10")
+"""As ovn-ctl and ovs-ctl start all daemons, but for NB's and SB's servers: a node's other work does not hold up its network."""
 
 
 @dataclass(frozen=True)
@@ -263,11 +265,13 @@ class OvnLab:
     def _daemon(self, chassis: Chassis, program: str, *arguments: str | Path, name: str | None = None) -> None:
         """`--detach` returns when the daemon is ready, so nothing has to be waited for."""
         directory, name = chassis.directory, name or program
+        central_database = chassis is self.central and program == "ovsdb-server"
         run(
             "ip",
             "netns",
             "exec",
             chassis.netns,
+            *(() if central_database else PRIORITY),
             *self._program(program),
             *arguments,
             f"--pidfile={directory}/{name}.pid",

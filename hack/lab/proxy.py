@@ -1,10 +1,13 @@
-"""A Unix socket before another one, through which at times nothing passes: a client is cut off, and does not hear of it."""
+"""A Unix socket before another one, through which at times nothing passes: a client is cut off, and does not hear of it.
+
+Nothing is lost: what was sent meanwhile, an end as well, passes afterwards, as it does with TCP."""
 
 from __future__ import annotations
 
 import selectors
 import socket
 import threading
+import time
 from pathlib import Path
 
 
@@ -14,7 +17,7 @@ class Proxy:
     def __init__(self, path: Path, target: Path) -> None:
         self.path, self.target = path, target
         self.silent = False
-        """Nothing passes: connections are accepted and stay, what is sent is lost to both sides until it is sent again."""
+        """Nothing passes: connections are accepted and stay, and what is sent waits."""
         self._selector = selectors.DefaultSelector()
         self._peers: dict[socket.socket, socket.socket] = {}
         self._listener = socket.socket(socket.AF_UNIX)
@@ -40,13 +43,16 @@ class Proxy:
 
     def _run(self) -> None:
         while self._running:
+            silent = self.silent
             for key, _ in self._selector.select(0.05):
                 sock = key.fileobj
                 assert isinstance(sock, socket.socket)
                 if sock is self._listener:
                     self._accept()
-                elif sock in self._peers:
+                elif sock in self._peers and not silent:
                     self._pass_on(sock)
+            if silent:
+                time.sleep(0.01)  # what waits is ready to be read all the time
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
@@ -65,8 +71,7 @@ class Proxy:
         try:
             data = sock.recv(65536)
             if data:
-                if not self.silent:
-                    self._peers[sock].sendall(data)
+                self._peers[sock].sendall(data)
                 return
         except OSError:
             pass
