@@ -25,7 +25,7 @@ UNDERLAY = "10.99.0"
 MTU = 1400
 """Of the guests' interfaces: the underlay's 1500 less Geneve's header."""
 PRIORITY = ("nice", "-n", "-10")
-"""As ovn-ctl and ovs-ctl start all daemons, but for NB's and SB's servers: a node's other work does not hold up its network."""
+"""As ovn-ctl and ovs-ctl start all daemons but NB's and SB's servers: a node's other work does not hold up its network."""
 
 
 @dataclass(frozen=True)
