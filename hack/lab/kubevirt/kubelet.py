@@ -7,9 +7,12 @@ import itertools
 
 from hack.lab.guest import End
 from hack.lab.kubevirt import objects
-from hack.lab.kubevirt.api import PODS, VMIS, Key, Obj, key_of, uid_of
+from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, Key, Obj, key_of, uid_of
 from hack.lab.kubevirt.context import Context, Sandbox
 from hack.lab.kubevirt.network import Network
+
+TARGET_PHASES = ("Scheduling", "Scheduled", "PreparingTarget", "TargetReady", "Running")
+"""Of a migration while it has a target, in their order. One that is short may never be seen."""
 
 
 class Kubelet:
@@ -38,8 +41,9 @@ class Kubelet:
             self._clean_up(pod)
 
     def fail_target(self, migration: Obj) -> None:
-        """The migration's target launcher dies, if that is what is to happen in this phase."""
-        if objects.phase_of(migration) != self._context.faults.target_dies or objects.phase_of(migration) == "":
+        """The migration's target launcher dies, if it is to after the phase that the migration has reached."""
+        wanted, phase = self._context.faults.target_dies, objects.phase_of(migration)
+        if wanted not in TARGET_PHASES or phase not in TARGET_PHASES[TARGET_PHASES.index(wanted) :]:
             return
         for pod in self._api.all(PODS):
             if objects.labels_of(pod).get(objects.MIGRATION_UID) == uid_of(migration) and objects.is_launcher(pod):
@@ -62,10 +66,19 @@ class Kubelet:
             self._api.update(PODS, pod, self._starting, status=True)
         if not self._context.due("pod", pod, "network", delays.network) or not self._attach(pod):
             return
-        if not self._context.due("pod", pod, "running", delays.pod_running):
+        if not self._context.due("pod", pod, "running", delays.pod_running) or self._dies_early(pod):
             return
         address = self._context.sandboxes[uid_of(pod)].address
         self._api.update(PODS, pod, lambda new: _running(new, address), status=True)
+
+    def _dies_early(self, pod: Obj) -> bool:
+        """It is a target that is to die in Scheduling: with it, that phase would be over before it is seen."""
+        if self._context.faults.target_dies != "Scheduling" or objects.MIGRATION_UID not in objects.labels_of(pod):
+            return False
+        for migration in self._api.all(MIGRATIONS):
+            if uid_of(migration) == objects.labels_of(pod)[objects.MIGRATION_UID]:
+                self.fail_target(migration)
+        return True
 
     def _attach(self, pod: Obj) -> bool:
         """Have the CNI plug a launcher in; whether that is done."""

@@ -84,6 +84,7 @@ class MigrationRun(threading.Thread):
         source = self._context.sandbox(self._api.get(PODS, self._source_pod))
         if source is None or source.guest is None:
             raise _StoppedError("VMI has no running launcher")
+        self._fault("Scheduled")  # virt-controller is past that by now, or will be without anybody's help
         self._fault("PreparingTarget")
         self._step(self._target_node)
         target = self._receive(source)
@@ -181,7 +182,9 @@ class MigrationRun(threading.Thread):
         return guest
 
     def _fault(self, phase: str) -> None:
-        """Fail if the migration is to fail in this phase, once it is in it."""
+        """Fail if the migration is to fail in this phase, once it is in it; wait for the target's end if that is to come."""
+        if self._faults.target_dies == phase:
+            self._wait(lambda: False)
         if self._faults.fails == phase:
             self._wait(
                 lambda: phase in (objects.phase_of(each) for each in self._api.all(MIGRATIONS) if uid_of(each) == self._uid)
