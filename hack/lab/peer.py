@@ -20,6 +20,8 @@ _SO_RCVBUFFORCE = 33
 """socket(7); Python does not name it."""
 ECHO_PORT = 7
 SHELL_PORT = 8
+CATCH_UP = 10
+"""Requests that a stream sends at once at most."""
 
 _identities = itertools.count(os.getpid())
 """Of streams, in their requests: a late answer to one stream is none to the next."""
@@ -147,7 +149,8 @@ class PingStream:
                 self._socket.sendto(packet, (self._address, 0))
             except OSError:
                 pass  # as lost as any other
-            due += self._interval
+            # After a pause of this process it does not catch up in a burst, of which queues on the way would drop the most.
+            due = max(due + self._interval, time.monotonic() - CATCH_UP * self._interval)
             self._stop.wait(max(0.0, due - time.monotonic()))
 
     def _receive(self) -> None:
@@ -171,13 +174,14 @@ class PingStream:
         """Now, as a beginning for `loss`."""
         return time.monotonic()
 
-    def loss(self, since: float = 0.0) -> Loss:
-        """What was lost among the requests sent between then and now.
+    def loss(self, since: float = 0.0, until: float = float("inf")) -> Loss:
+        """What was lost among the requests sent between then and then, or now.
 
         On a busy machine an answer may be under way for long. So this waits until a request that was sent later is answered:
         what has no answer by then is lost. Where none comes in five seconds, all that has none is."""
-        until = time.monotonic()
-        while self._answered <= until and time.monotonic() < until + 5:
+        now = time.monotonic()
+        until = min(until, now)
+        while self._answered <= until and time.monotonic() < now + 5:
             time.sleep(0.005)
         numbers = [number for number, sent in self._sent.copy().items() if since <= sent <= until]
         answered = sorted(stamp for number, stamp in self._answers.copy().items() if stamp >= since)
