@@ -175,7 +175,7 @@ class PingStream:
         return time.monotonic()
 
     def loss(self, since: float = 0.0, until: float = float("inf")) -> Loss:
-        """What was lost among the requests sent between then and then, or now.
+        """What was lost among the requests sent from one moment to another, or to now.
 
         On a busy machine an answer may be under way for long. So this waits until a request that was sent later is answered:
         what has no answer by then is lost. Where none comes in five seconds, all that has none is."""
