@@ -126,5 +126,8 @@ class Context:
         pods = [pod for pod in pods if objects.labels_of(pod).get(objects.CREATED_BY) == vmi_uid]
         return sorted(pods, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
 
+    def migration(self, uid: str) -> Obj | None:
+        return next((each for each in self.api.all(MIGRATIONS) if uid_of(each) == uid), None)
+
     def sandbox(self, pod: Obj | None) -> Sandbox | None:
         return self.sandboxes.get(uid_of(pod)) if pod is not None else None

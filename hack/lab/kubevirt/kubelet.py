@@ -7,7 +7,7 @@ import itertools
 
 from hack.lab.guest import End
 from hack.lab.kubevirt import objects
-from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, Key, Obj, key_of, uid_of
+from hack.lab.kubevirt.api import PODS, VMIS, Key, Obj, key_of, uid_of
 from hack.lab.kubevirt.context import Context, Sandbox
 from hack.lab.kubevirt.network import Network
 
@@ -73,11 +73,11 @@ class Kubelet:
 
     def _dies_early(self, pod: Obj) -> bool:
         """It is a target that is to die in Scheduling: with it, that phase would be over before it is seen."""
-        if self._context.faults.target_dies != "Scheduling" or objects.MIGRATION_UID not in objects.labels_of(pod):
+        uid = objects.labels_of(pod).get(objects.MIGRATION_UID)
+        if self._context.faults.target_dies != "Scheduling" or uid is None:
             return False
-        for migration in self._api.all(MIGRATIONS):
-            if uid_of(migration) == objects.labels_of(pod)[objects.MIGRATION_UID]:
-                self.fail_target(migration)
+        if (migration := self._context.migration(uid)) is not None:
+            self.fail_target(migration)
         return True
 
     def _attach(self, pod: Obj) -> bool:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from hack.lab.guest import BaseGuest, GuestError, MigrationReport, Nic
 from hack.lab.kubevirt import objects
-from hack.lab.kubevirt.api import MIGRATIONS, PODS, VMIS, Key, Obj, key_of, uid_of
+from hack.lab.kubevirt.api import PODS, VMIS, Key, Obj, key_of, uid_of
 from hack.lab.kubevirt.context import Context, Sandbox
 from hack.lab.qmp import QmpError
 
@@ -186,9 +186,7 @@ class MigrationRun(threading.Thread):
         if self._faults.target_dies == phase:
             self._wait(lambda: False)
         if self._faults.fails == phase:
-            self._wait(
-                lambda: phase in (objects.phase_of(each) for each in self._api.all(MIGRATIONS) if uid_of(each) == self._uid)
-            )
+            self._wait(lambda: objects.phase_of(self._context.migration(self._uid) or {}) == phase)
             raise _StoppedError(FAILURE)
 
     def _failed_state(self, reason: str, **extra: str) -> None:
